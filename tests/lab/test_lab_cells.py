@@ -319,7 +319,8 @@ def test_a_strategy_in_python_that_fails(strategy: type[Last], message: str) -> 
 
 
 def test_a_strategy_in_python_that_is_not_there() -> None:
-    with pytest.raises(lab.LabError, match="strategy class nowhere:Class: No module named"):
+    message = r"strategies\[0\].class: nowhere:Class: No module named 'nowhere'; it was searched"
+    with pytest.raises(lab.ScenarioError, match=message):
         lab.run(python_scenario("nowhere:Class"))
 
 

@@ -79,7 +79,10 @@ def test_a_value_that_contains_itself() -> None:
             {"sweep": [{"field": "services[0].backends[0].count", "values": [1, -1]}]},
             "services[0].backends[0].count: expected int >= 0",
         ),
-        ({"sweep": [{"field": "services[4].count", "values": [1]}]}, "there is no 4"),
+        (
+            {"sweep": [{"field": "services[4].count", "values": [1]}]},
+            "sweep[0].field: services[4].count: there is no [4], but 1",
+        ),
         ({"memory": ["jet", "jet"], "strategies": ["mh"]}, "memory: one of them is there twice"),
         (
             {"timeline": [{"event": "failure", "at": 1, "service": "web", "backends": []}]},
@@ -117,7 +120,7 @@ def test_validate_reads_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "x.yaml").write_text(json.dumps(trace("nothing.csv")))
     assert main(["lab", "validate", str(tmp_path / "x.yaml")]) == 2
     reason = "traffic[0].arrivals.file: nothing.csv: No such file or directory"
-    assert capsys.readouterr().err == f"kbe-nat: small: {reason}\n"
+    assert capsys.readouterr().err == f"kbe-nat: {tmp_path / 'x.yaml'}: {reason}\n"
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "", "1e999", "0x1"])

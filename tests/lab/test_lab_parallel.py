@@ -123,7 +123,10 @@ def test_ctrl_c_ends_all_processes_and_keeps_finished_cells(tmp_path: Path, jobs
     folder = tmp_path / "run"
     wait(lambda: any(folder.glob("cells/*.json")) and any(folder.glob("cells/*.part")))
     os.killpg(process.pid, signal.SIGINT)
-    assert process.stderr.read().strip() == ""
+    assert process.stderr.read() == (
+        "kbe-nat: run: interrupted; finished cells are kept, and the same command goes on "
+        "with the others\n"
+    )
     assert process.wait() == 130
     wait(lambda: not members(process.pid))
     assert len(list(folder.glob("cells/*.json"))) == 1
@@ -259,11 +262,12 @@ def test_dask_replaces_a_worker_that_dies_and_gives_up_a_cell_that_kills_them(
     [
         (["--scheduler", "tcp://x:1"], "--scheduler: has no effect without --backend dask or ray"),
         (["--backend", "dask"], "--backend: dask needs --scheduler ADDRESS"),
+        (["--backend", "dask", "--scheduler", ""], "--backend: dask needs --scheduler ADDRESS"),
         (
             ["--backend", "dask", "--scheduler", "tcp://x:1", "-j", "2"],
             "--jobs: has no effect with dask, which uses all its workers",
         ),
-        (["--backend", "dask", "--scheduler", "x"], "Dask at x: missing port number in address"),
+        (["--backend", "dask", "--scheduler", "x"], "Dask at 'x': missing port number in address"),
     ],
 )
 def test_clusters_that_cannot_be(

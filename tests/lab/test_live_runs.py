@@ -140,7 +140,9 @@ def test_what_is_missing_is_told(ways: dict[str, FakeWay], tmp_path: Path) -> No
     ways["slow"].reason = "it broke"
     with pytest.raises(lab.LabError, match="this machine can run none of the ways: it broke"):
         lab.run(live_scenario())
-    with pytest.raises(lab.LabError, match="no way is named warp; there are slow, fast"):
+    with pytest.raises(
+        lab.ScenarioError, match=r"ways\[0\]: no way is named warp; there are slow, fast"
+    ):
         lab.run(live_scenario(ways=["warp"]))
 
 

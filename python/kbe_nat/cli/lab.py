@@ -2,9 +2,12 @@
 
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import msgspec
 from click.exceptions import Exit
@@ -15,19 +18,20 @@ from kbe_nat.cli.lab_progress import run_progress
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
-from kbe_nat.lab.cells import check_cells
 from kbe_nat.lab.comparability import omission
 from kbe_nat.lab.fields import schema as scenario_schema
+from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.html import write_report
 from kbe_nat.lab.live.scenario import LiveScenario
-from kbe_nat.lab.parallel import Cluster, Workers
+from kbe_nat.lab.parallel import RESUME, Cluster, Workers
+from kbe_nat.lab.preflight import LabWarning
+from kbe_nat.lab.preflight import validate as validate_scenario
 from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
 from kbe_nat.lab.report import headline
 from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows
 from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
-from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.shards import merge as merge_shards
 from kbe_nat.lab.shards import shard_of
 from kbe_nat.playground.privileges import ensure_root
@@ -110,16 +114,17 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
 
 @lab.verb()
 def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> None:
-    """Check scenarios and their traces; a wrong one ends with 2 and the field's path.
+    """Check scenarios, their traces and their strategies in Python; a wrong one ends with 2 and the
+    field's path. What has no effect is told.
 
     Examples:
       kbe-nat lab validate my-scenario.yaml
     """
+    sys.path.insert(0, "")
     for name in names:
-        scenario, folder = read_scenario(name)
-        if isinstance(scenario, Scenario):
-            check_cells(scenario, folder)
-        show(f"{name}: {scenario.name} is valid")
+        doubts = validate_scenario(name)
+        show(f"{name}: {read_scenario(name)[0].name} is valid")
+        warn(*(f"{name}: {line}" for line in doubts))
 
 
 @lab.verb()
@@ -172,7 +177,7 @@ def run(
     _ensure_privileges(name, read_scenario(name)[0])
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
-    with run_progress(name, directory) as watch:
+    with _interruptible(directory), _doubts_told(), run_progress(name, directory) as watch:
         result = run_scenario(
             name,
             directory,
@@ -247,7 +252,7 @@ def reproduce(
     sys.path.insert(0, "")
     with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
         place = target or Path(temporary) / "run"
-        with run_progress(str(directory), place) as watch:
+        with _interruptible(target), run_progress(str(directory), place) as watch:
             second = reproduce_run(directory, place, jobs=jobs or 1, watch=watch)
         lines = differences(Result(directory), second)
     for line in lines:
@@ -260,6 +265,41 @@ def reproduce(
         show("All tables are equal, but for those of processor time, which are not compared.")
 
 
+@contextmanager
+def _doubts_told() -> Iterator[None]:
+    """A line for each part of a scenario that has no effect."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LabWarning)
+        others = warnings.showwarning
+
+        def tell(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, LabWarning):
+                warn(str(message))
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = tell
+        yield
+
+
+@contextmanager
+def _interruptible(directory: Path | None) -> Iterator[None]:
+    """Says after Ctrl-C how the run goes on, where it was begun in a folder that stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if directory is not None and RunFolder(directory).has_manifest:
+            warn(f"{directory}: interrupted; {RESUME}")
+        raise
+
+
 def _ensure_privileges(name: str, scenario: AnyScenario) -> None:
     if isinstance(scenario, LiveScenario):
         ensure_root(name)
@@ -270,7 +310,7 @@ def _workers(jobs: int | None, backend: BackendName, scheduler: str | None) -> W
         if scheduler is not None:
             raise SettingError("--scheduler", "has no effect without --backend dask or ray")
         return jobs or 1
-    if scheduler is None:
+    if not scheduler:
         raise SettingError("--backend", f"{backend} needs --scheduler ADDRESS")
     if jobs is not None:
         raise SettingError("--jobs", f"has no effect with {backend}, which uses all its workers")

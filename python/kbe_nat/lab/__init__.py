@@ -19,6 +19,8 @@ answer:
 
 - `scenario`, `validation`, `reading`: scenarios, checked, from YAML or values;
 - `fields`: the JSON schema of scenarios;
+- `fit`, `doubts`, `preflight`: what is refused or told before a run;
+- `classes`: strategies in Python;
 - `timeline`, `cells`: the same for the simulation (`kbe_nat._native.LabCell`);
 - `execution`, `parallel`: cells into a folder, in this process, in several, or on a cluster;
 - `folder`, `tables`: manifest, results of cells, tidy tables and their dictionary;
@@ -29,10 +31,11 @@ answer:
 
 from kbe_nat.errors import LabError, ScenarioError
 from kbe_nat.lab.assignment import Assignment, backends, keys
-from kbe_nat.lab.execution import PythonStrategy
+from kbe_nat.lab.classes import PythonStrategy
 from kbe_nat.lab.fields import schema
 from kbe_nat.lab.html import write_report
 from kbe_nat.lab.parallel import Cluster
+from kbe_nat.lab.preflight import LabWarning, validate
 from kbe_nat.lab.reading import gallery, read_scenario, scenario_of
 from kbe_nat.lab.report import report
 from kbe_nat.lab.result import Result, differences
@@ -44,6 +47,7 @@ __all__ = [
     "Assignment",
     "Cluster",
     "LabError",
+    "LabWarning",
     "PythonStrategy",
     "Result",
     "Scenario",
@@ -60,5 +64,6 @@ __all__ = [
     "run",
     "scenario_of",
     "schema",
+    "validate",
     "write_report",
 ]

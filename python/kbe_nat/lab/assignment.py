@@ -1,16 +1,19 @@
 """A balancing strategy by itself: keys in, backends out, no traffic."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from kbe_nat._native import Assignment as NativeAssignment
 from kbe_nat._native import Backend
 from kbe_nat.errors import ArgumentError
-from kbe_nat.lab.execution import PythonStrategy
-from kbe_nat.lab.scenario import StrategyChoice
+from kbe_nat.lab.arguments import whole
+from kbe_nat.lab.classes import PythonStrategy
+from kbe_nat.lab.scenario import Strategy, StrategyChoice
 from kbe_nat.lab.timeline import strategy_values
-from kbe_nat.lab.validation import choice
+from kbe_nat.lab.validation import choice, strategy_violations
+from kbe_nat.sources.manifests.documents import reason_and_path
 
 
 class Assignment:
@@ -35,10 +38,11 @@ class Assignment:
         """`strategy` is a name, a value with parameters, or a class in Python. Raises
         `ArgumentError`.
         """
+        seed = whole("seed", seed, 0, (1 << 64) - 1)
         if isinstance(strategy, type):
             spec, strategy_class = {"name": "python"}, strategy
         else:
-            spec, strategy_class = strategy_values(choice(strategy)), None
+            spec, strategy_class = _values(strategy), None
         self._native = NativeAssignment(msgspec.json.encode(spec), seed, strategy_class)
         self.set_backends(backends)
 
@@ -64,11 +68,32 @@ class Assignment:
         return self._native.loads()
 
 
+def _values(strategy: StrategyChoice) -> dict[str, Any]:
+    """A strategy as the simulation reads it. Raises `ArgumentError`."""
+    if not isinstance(strategy, str | Strategy):
+        kinds = "a name, a Strategy or a class"
+        raise ArgumentError(f"strategy: {kinds} is expected, not {type(strategy).__name__}")
+    try:
+        # Python's values are not checked when they are made.
+        value = msgspec.convert(msgspec.to_builtins(choice(strategy)), Strategy)
+    except msgspec.ValidationError as error:
+        reason, path = reason_and_path(str(error))
+        raise ArgumentError(f"strategy: {path}: {reason}") from None
+    if value.name == "python":
+        raise ArgumentError("strategy: one in Python is given as its class")
+    for path, reason in strategy_violations("strategy", value):
+        raise ArgumentError(f"{path}: {reason}")
+    return strategy_values(value)
+
+
 def backends(count: int, weights: Sequence[int] | None = None) -> list[Backend]:
     """Backends with addresses of their own, the same for the same position."""
-    if not 0 <= count < 1 << 16:
-        raise ArgumentError(f"{count} backends: at most 65,535")
+    count = whole("count", count, 0, 65_535)
     numbers = weights if weights is not None else [1] * count
+    if len(numbers) != count:
+        raise ArgumentError(f"weights: {len(numbers)} of them, for {count} backends")
+    for weight in numbers:
+        whole("weights", weight, 0, (1 << 32) - 1)
     return [
         Backend(f"172.16.{place >> 8}.{place & 255}", 8080, weight)
         for place, weight in zip(range(count), numbers, strict=True)
@@ -78,6 +103,7 @@ def backends(count: int, weights: Sequence[int] | None = None) -> list[Backend]:
 def keys(count: int, seed: int = 1) -> list[int]:
     """Even 64-bit numbers, the same for the same seed (SplitMix64)."""
     mask = (1 << 64) - 1
+    count, seed = whole("count", count, 0), whole("seed", seed, 0, mask)
     state, numbers = seed & mask, []
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & mask

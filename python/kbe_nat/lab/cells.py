@@ -17,6 +17,7 @@ import msgspec
 from kbe_nat.errors import ScenarioError
 from kbe_nat.lab.reading import offline_scenario_of, with_value
 from kbe_nat.lab.scenario import (
+    BLOCKS_PER_CLIENT,
     Arrivals,
     Backends,
     Bursty,
@@ -171,8 +172,9 @@ def cells(scenario: Scenario, folder: Path, keys: Sequence[str] | None = None) -
     number = 0
     for grid in grids:
         values = document
-        for path, setting in grid:
-            values = with_value(values, path, setting, scenario.name)
+        for place, (path, setting) in enumerate(grid):
+            where = f"sweep[{place}].field"
+            values = with_value(values, path, setting, scenario.name, where)
         point = offline_scenario_of(values, scenario.name) if grid else scenario
         ways = point.source_nat or ("none",)
         axes = (point.strategies, point.memory, ways, range(point.repeats))
@@ -186,27 +188,17 @@ def cells(scenario: Scenario, folder: Path, keys: Sequence[str] | None = None) -
             number += 1
 
 
-def check_cells(scenario: Scenario, folder: Path) -> None:
-    """Raises `ScenarioError` for a value of a sweep that cannot be, and for a trace that cannot be
-    read.
-    """
-    for _ in cells(msgspec.structs.replace(scenario, repeats=1), folder):
-        pass
-
-
 def _key(cell: Cell) -> str:
     text = cell.description() + cell.strategy.label.encode()
     return hashlib.sha256(text + f" {FORMAT}".encode()).hexdigest()[:16]
 
 
 def _source_nat(way: SourceNat) -> dict[str, Any]:
-    low, high = way.ports
-    size = way.block_size or min(BLOCK_SIZE, high - low + 1)
     return {
         "allocation": way.allocation,
         "mapping": way.mapping,
         "ports": way.ports,
-        "block_size": size,
+        "block_size": way.block,
         "blocks_per_client": way.blocks_per_client or BLOCKS_PER_CLIENT,
     }
 
@@ -218,8 +210,3 @@ def _backend(group: Backends, is_listed: bool) -> dict[str, Any]:
         "latency": group.latency,
         "listed": is_listed,
     }
-
-
-BLOCK_SIZE: Final = 512
-BLOCKS_PER_CLIENT: Final = 4
-"""Defaults, as those of `kbe_nat.Snat`."""

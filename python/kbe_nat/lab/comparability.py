@@ -7,12 +7,23 @@ are compared where both are the same. A live run has no others.
 from collections.abc import Sequence
 from typing import Final
 
-from kbe_nat.errors import LabError
+from kbe_nat.errors import ArgumentError, LabError
 from kbe_nat.lab.result import PART, Result
 
 
 def check_comparable(results: Sequence[Result]) -> None:
-    """Raises `LabError`, which names the fact that differs."""
+    """Raises `LabError`, which names the fact that differs, and `ArgumentError` for what is no list
+    of results.
+    """
+    if isinstance(results, str) or not isinstance(results, Sequence):
+        kind = type(results).__name__
+        raise ArgumentError(f"results: a list of Result is expected, not {kind}")
+    if not results:
+        raise ArgumentError("results: one at least is expected")
+    for result in results:
+        if not isinstance(result, Result):
+            kind = type(result).__name__
+            raise ArgumentError(f"results: a list of Result is expected, with no {kind} in it")
     for result in results:
         if result.manifest.shard is not None:
             raise LabError(f"{result.folder.path}: {PART.format(result.manifest.shard)}")

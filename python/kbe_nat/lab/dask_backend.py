@@ -4,7 +4,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import distributed
 from joblib._dask import DaskDistributedBackend
+
+
+class _Client(distributed.Client):
+    """A connection to a scheduler. When it cannot be made, distributed's waits 20 s for the end of
+    what never began, and then prints a traceback.
+    """
+
+    def __del__(self) -> None:
+        if self.status == "running":
+            super().__del__()  # type: ignore[no-untyped-call]
+
+
+def connect(address: str, timeout: str) -> distributed.Client:
+    """A connection to the scheduler at this address. Raises whatever distributed does."""
+    return _Client(address, timeout=timeout, set_as_default=False)  # type: ignore[no-untyped-call]
 
 
 class DaskBackend(DaskDistributedBackend):  # type: ignore[misc]

@@ -5,19 +5,18 @@ order does not count, and executors need not know of each other: all that they s
 `kbe_nat.lab.parallel` has those for several processes.
 """
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from kbe_nat._native import Backend, LabCell
+from kbe_nat._native import LabCell
 from kbe_nat.errors import LabError
 from kbe_nat.lab.cells import Cell
+from kbe_nat.lab.classes import Classes, PythonStrategy, class_of
 from kbe_nat.lab.folder import RowsByTable, RunFolder
-from kbe_nat.lab.scenario import Strategy
 from kbe_nat.lab.tables import (
     STREAMED,
     Row,
@@ -27,25 +26,6 @@ from kbe_nat.lab.tables import (
     result_rows,
 )
 
-
-class PythonStrategy(Protocol):
-    """A balancing strategy in Python. An instance serves one list of backends; another list gets
-    another instance.
-
-    Class attributes, False where they are not there: `consistent` says that choices follow from the
-    hash alone, `by_client` that the hash is that of the client's address and not of the flow.
-    """
-
-    def __init__(self, backends: list[Backend], seed: int) -> None: ...
-
-    def pick(self, hash: int, loads: list[int]) -> int | None:
-        """The position of the backend for a new connection, or None to refuse it. `loads` are the
-        connections alive of each backend.
-        """
-
-
-Classes: TypeAlias = Mapping[str, type[PythonStrategy]]
-"""Strategies of the caller by the name that a scenario calls them."""
 Executor: TypeAlias = Callable[[Sequence[Cell], Path, Classes], Iterator[Cell]]
 """Runs cells into a folder."""
 
@@ -53,7 +33,7 @@ Executor: TypeAlias = Callable[[Sequence[Cell], Path, Classes], Iterator[Cell]]
 def in_this_process(cells: Sequence[Cell], folder: Path, classes: Classes) -> Iterator[Cell]:
     """One after the other."""
     for cell in cells:
-        strategy = strategy_class(cell.strategy, classes)
+        strategy = class_of(cell.strategy, classes)
         run_cell(cell, cell.description(), strategy, RunFolder(folder))
         yield cell
 
@@ -116,24 +96,6 @@ def cell_tables(cell: Cell, run: RunFolder) -> RowsByTable:
             raise LabError(f"{run.path}: the result of cell {cell.key} is damaged") from None
 
     return {name: rows(name) for name in names}
-
-
-def strategy_class(strategy: Strategy, classes: Classes) -> type[PythonStrategy] | None:
-    """The class of a strategy in Python, None for others. Raises `LabError` when there is none."""
-    name = strategy.class_name
-    if name is None:
-        return None
-    if name in classes:
-        return classes[name]
-    module, _, attribute = name.partition(":")
-    try:
-        value = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        # A module of the user may fail in any way while it is imported.
-        raise LabError(f"strategy class {name}: {error}") from error
-    if not callable(getattr(value, "pick", None)):
-        raise LabError(f"strategy class {name}: it has no method pick")
-    return value  # type: ignore[no-any-return]
 
 
 def _steps(duration: float) -> Iterator[float]:

@@ -18,7 +18,7 @@ import msgspec
 from kbe_nat._native import TIMEOUTS
 from kbe_nat.lab.live import scenario as live
 from kbe_nat.lab.live.ways import WAYS
-from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.scenario import YEAR, Scenario
 from kbe_nat.lab.validation import STRATEGIES
 
 Schema = dict[str, Any]
@@ -107,9 +107,10 @@ def _structs(kind: object) -> Iterator[type[msgspec.Struct]]:
 
 
 def _choices(struct: str, name: str, values: Schema) -> None:
-    """Names that are checked by `validation`, and are more than the type can say."""
+    """Names, and numbers by name, which `validation` checks: msgspec's errors lose the name."""
     if name == "timeouts":
         values["propertyNames"] = {"enum": sorted(TIMEOUTS)}
+        values["additionalProperties"] |= {"minimum": 0, "maximum": YEAR}
     listing = NAMES.get((struct, name))
     if listing is None:
         return

@@ -59,6 +59,10 @@ class Manifest(msgspec.Struct, frozen=True):
     """Number, key, strategy, memory, repeat, seed and swept values of each; of a live run number,
     key, way, number of Services, family, round and run.
     """
+    modules: dict[str, str] = {}
+    """The folder in which Python found the module of a strategy's class, by the class as the
+    scenario names it.
+    """
     skipped: list[dict[str, Any]] = []
     """Ways that this machine cannot run, with their reasons."""
     shard: str | None = None
@@ -260,11 +264,15 @@ class TableFile(StreamedTable):
 def write_whole(path: Path, text: bytes) -> None:
     """A file that is there as a whole, or not at all."""
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        # The caller asked for the file, and knows of no part.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 MANIFEST: Final = "manifest.json"

@@ -19,7 +19,8 @@ from typing import TypeAlias, cast
 
 from kbe_nat.errors import LabError
 from kbe_nat.lab.cells import Cell
-from kbe_nat.lab.execution import Classes, PythonStrategy, run_cell, strategy_class
+from kbe_nat.lab.classes import Classes, PythonStrategy, class_of
+from kbe_nat.lab.execution import run_cell
 from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.roll import enter
 
@@ -84,7 +85,7 @@ def jobs_of(
     for cell in cells:
         label = cell.strategy.label
         if label not in pickles:
-            strategy = strategy_class(cell.strategy, classes)
+            strategy = class_of(cell.strategy, classes)
             pickles[label] = _by_value(label, strategy) if strategy else None
         yield Job(cell, cell.description(), pickles[label], here, place, roll)
 

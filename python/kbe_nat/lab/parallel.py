@@ -16,9 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from kbe_nat.errors import KbeNatError, LabError
+from kbe_nat.errors import ArgumentError, KbeNatError, LabError
+from kbe_nat.lab.arguments import whole
 from kbe_nat.lab.cells import Cell
-from kbe_nat.lab.execution import Classes, Executor, in_this_process
+from kbe_nat.lab.classes import Classes
+from kbe_nat.lab.execution import Executor, in_this_process
 from kbe_nat.lab.jobs import Job, Outcome, collect, jobs_of
 from kbe_nat.lab.roll import Roll
 
@@ -36,18 +38,24 @@ Workers: TypeAlias = int | Cluster
 
 
 def executor(workers: Workers) -> Executor:
-    """For these workers."""
+    """For these workers. Raises `ArgumentError`."""
     if isinstance(workers, Cluster):
+        if workers.backend not in ("dask", "ray"):
+            raise ArgumentError(f"jobs: backend {workers.backend!r} is none of dask, ray")
         return partial({"dask": in_dask, "ray": in_ray}[workers.backend], workers.scheduler)
-    return in_this_process if workers == 1 else partial(in_processes, workers)
+    count = whole("jobs", workers, 1)
+    return in_this_process if count == 1 else partial(in_processes, count)
 
 
 def in_processes(
     count: int, cells: Sequence[Cell], folder: Path, classes: Classes
 ) -> Iterator[Cell]:
-    """So many at a time. Raises `LabError` with the name of the cell when a process dies."""
+    """So many at a time, one for each cell at most. Raises `LabError` with the name of the cell
+    when a process dies.
+    """
     with _needs("joblib", "lab"):
         import joblib
+    count = max(min(count, len(cells)), 1)
     with Roll() as roll:
         with joblib.parallel_config(backend="loky", n_jobs=count, initializer=_leave_interrupts):
             parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1)
@@ -66,15 +74,16 @@ def in_dask(address: str, cells: Sequence[Cell], folder: Path, classes: Classes)
     gives its cell to another one, three times. Raises `LabError`.
     """
     with _needs("distributed", "lab-cluster"):
-        import distributed
         import joblib
 
-        from kbe_nat.lab.dask_backend import DaskBackend
+        from kbe_nat.lab.dask_backend import DaskBackend, connect
     joblib.register_parallel_backend("kbe-nat-dask", DaskBackend)
     try:
-        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise LabError(f"Dask at {address}: {error}") from error
+        client = connect(address, CONNECT)
+    except Exception as error:
+        # An address of no form, of no scheme, of nobody, or of a scheme that needs settings.
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise LabError(f"Dask at {address!r}: {words}; tcp://HOST:PORT is expected") from error
     settings = joblib.parallel_config(backend="kbe-nat-dask", client=client)
     with client, _failures(f"Dask at {address}", cells), settings:
         # No cell waits at a worker: Dask would count the worker's death against it too.

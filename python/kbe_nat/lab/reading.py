@@ -11,12 +11,17 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from kbe_nat.errors import FileError, ScenarioError
+from kbe_nat.lab.fit import misfits
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.live.scenario import violations as live_violations
 from kbe_nat.lab.scenario import Scenario
-from kbe_nat.lab.timeline import expand
 from kbe_nat.lab.validation import violations
-from kbe_nat.sources.manifests.documents import TOO_DEEP, parse_documents, reason_and_path
+from kbe_nat.sources.manifests.documents import (
+    TOO_DEEP,
+    check_text,
+    parse_documents,
+    reason_and_path,
+)
 from kbe_nat.sources.manifests.files import content, label
 
 OFFLINE: Final = "offline"
@@ -27,11 +32,11 @@ AnyScenario: TypeAlias = Scenario | LiveScenario
 Kind = TypeVar("Kind", Scenario, LiveScenario)
 
 
-def read_scenario(name: str) -> tuple[AnyScenario, Path]:
+def read_scenario(name: str | Path) -> tuple[AnyScenario, Path]:
     """The scenario of a file, or the gallery's of this name, with the folder that paths in it begin
     at. Raises `ScenarioError`, and `FileError` for a file that cannot be read.
     """
-    path = Path(name)
+    path, name = Path(name), str(name)
     if path.exists() or "/" in name or path.suffix:
         return scenario_of(_document(path), name), path.parent
     entry = GALLERY / f"{name}.yaml"
@@ -66,11 +71,26 @@ def _convert(document: object, kind: type[Kind], origin: str) -> Kind:
         scenario = msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
-        raise ScenarioError(origin, path, reason) from None
+        hint = QUOTES if NO_TEXT.search(reason) else ""
+        raise ScenarioError(origin, path, reason + hint) from None
     except RecursionError:
         raise ScenarioError(origin, "", TOO_DEEP) from None
     check(scenario, origin)
     return scenario
+
+
+def with_fields(scenario: AnyScenario, **fields: object) -> AnyScenario:
+    """The scenario with other values of these fields. Raises `ScenarioError`, also for a scenario
+    that was made in Python of values which are not of their types.
+    """
+    try:
+        values = msgspec.to_builtins(scenario) | fields
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ScenarioError("scenario", "", str(error)) from None
+    name = str(values["name"])
+    if isinstance(scenario, LiveScenario):
+        return _convert(values, LiveScenario, name)
+    return _convert(values, Scenario, name)
 
 
 def check(scenario: AnyScenario, origin: str = "scenario") -> None:
@@ -82,7 +102,8 @@ def check(scenario: AnyScenario, origin: str = "scenario") -> None:
     for path, reason in violations(scenario):
         raise ScenarioError(origin, path, reason)
     try:
-        expand(scenario)
+        for path, reason in misfits(scenario):
+            raise ScenarioError(origin, path, reason)
     except ScenarioError as error:
         raise ScenarioError(origin, error.path, error.reason) from None
     if scenario.sweep:
@@ -92,16 +113,17 @@ def check(scenario: AnyScenario, origin: str = "scenario") -> None:
 def _check_sweeps(scenario: Scenario, origin: str) -> None:
     """Each value alone; `kbe_nat.lab.cells` checks them together."""
     document = msgspec.to_builtins(msgspec.structs.replace(scenario, sweep=()))
-    for sweep in scenario.sweep:
+    for place, sweep in enumerate(scenario.sweep):
         for value in sweep.values:
-            offline_scenario_of(with_value(document, sweep.field, value, origin), origin)
+            where = f"sweep[{place}].field"
+            offline_scenario_of(with_value(document, sweep.field, value, origin, where), origin)
 
 
 def with_value(
-    document: Mapping[str, Any], path: str, value: object, origin: str
+    document: Mapping[str, Any], path: str, value: object, origin: str, where: str
 ) -> dict[str, Any]:
     """A copy of a scenario's values in which the field at this path has another value. Raises
-    `ScenarioError` where there is no such field.
+    `ScenarioError`, with the path `where` the path stands, if there is no such field.
     """
     copy: Any = msgspec.json.decode(msgspec.json.encode(document))
     steps: list[str | int] = [int(index) if index else name for name, index in STEP.findall(path)]
@@ -113,7 +135,7 @@ def with_value(
             # The last field may have its default, and not be written out.
             is_there = is_last or step in here
         if not is_there:
-            raise ScenarioError(origin, f"sweep: {path}", f"there is no {step}")
+            raise ScenarioError(origin, where, f"{path}: {_absence(here, step)}")
         if is_last:
             here[step] = value
         else:
@@ -122,12 +144,28 @@ def with_value(
     return result
 
 
+def _absence(place: object, step: str | int) -> str:
+    """Why a value has no such field or position."""
+    if isinstance(step, int):
+        return f"there is no [{step}], but {len(place)}" if isinstance(place, list) else "no list"
+    if isinstance(place, str):
+        return f"{place} stands there by its name alone: write it as {{name: {place}}}"
+    return f"there is no {step}"
+
+
 def _document(path: Path) -> object:
-    parsed = parse_documents(content(str(path)), label(str(path)), is_strict=True)
+    text, name = content(str(path)), label(str(path))
+    check_text(text, name)
+    parsed = parse_documents(text, name, is_strict=True)
     values = [value for value in parsed if value is not None]
     if len(values) != 1:
         raise FileError(f"{path}: one scenario is expected, not {len(values)}")
     return values[0]
 
 
+NO_TEXT: Final = re.compile(r"^expected str\b.*, got (bool|int|float|null)$")
+QUOTES: Final = (
+    ": put it in quotes, since YAML reads n, y, no, yes, off, on, true and false as booleans, "
+    "7 and 1e3 as numbers, and ~ and null as nothing"
+)
 STEP: Final = re.compile(r"([a-z_]+)|\[(\d+)\]")

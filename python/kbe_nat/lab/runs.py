@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from kbe_nat.errors import LabError
+from kbe_nat.errors import ArgumentError, LabError
+from kbe_nat.lab.arguments import whole
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.cells import cells
-from kbe_nat.lab.execution import Classes, cell_tables, strategy_class
+from kbe_nat.lab.classes import Classes, find_classes, module_folders, module_path
+from kbe_nat.lab.execution import cell_tables
 from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder, scenario_hash
 from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
@@ -22,7 +24,8 @@ from kbe_nat.lab.live.results import live_parts
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.machine import facts, printable
 from kbe_nat.lab.parallel import Workers, executor
-from kbe_nat.lab.reading import AnyScenario, check, read_scenario, scenario_of
+from kbe_nat.lab.preflight import Origin, Source, named_errors, origin_of, warn_of_doubts
+from kbe_nat.lab.reading import AnyScenario, scenario_of, with_fields
 from kbe_nat.lab.result import PART, Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.shards import Shard, shard_of
@@ -32,7 +35,7 @@ Watch: TypeAlias = Callable[[int, int], None]
 
 
 def run(
-    scenario: AnyScenario | Mapping[str, Any] | str | Path,
+    scenario: Source,
     directory: str | Path | None = None,
     *,
     seed: int | None = None,
@@ -48,26 +51,24 @@ def run(
     was interrupted there. Without one they lie in a temporary folder that lives as long as the
     `Result`. `jobs` are processes of this machine, or a `Cluster`. `repeats` are a live scenario's
     rounds. A `shard`, such as (2, 4), has a part of the cells and no tables: `merge` makes these.
-    `classes` are strategies in Python, by the name that the scenario calls them. Raises
-    `ScenarioError` and `LabError`; live ones `PlaygroundError` where namespaces cannot be made.
+    `classes` are strategies in Python, by the name that the scenario calls them. Warns of what has
+    no effect by `LabWarning`. Raises `ScenarioError`, `ArgumentError` and `LabError`; live ones
+    `PlaygroundError` where namespaces cannot be made.
     Cost: some 400 ns for each packet of the simulation, some ten of them for each connection, on
     each of these processors.
     """
-    value, folder = _scenario(scenario)
-    rounds = "rounds" if isinstance(value, LiveScenario) else "repeats"
-    changes = {"seed": seed, rounds: repeats}
-    value = msgspec.structs.replace(
-        value, **{name: number for name, number in changes.items() if number is not None}
-    )
-    check(value, value.name)
-    part = None if shard is None else shard_of("{}/{}".format(*shard))
-    if directory is None:
-        temporary = tempfile.TemporaryDirectory(prefix="kbe-nat-lab-")
-        place = Path(temporary.name) / "run"
-        result = _run(value, folder, place, jobs, classes or {}, watch, part)
-        result.keep_alive = temporary
-        return result
-    return _run(value, folder, Path(directory), jobs, classes or {}, watch, part)
+    origin = origin_of(scenario)
+    origin = origin._replace(scenario=_with_numbers(origin.scenario, seed, repeats))
+    part = None if shard is None else _shard(shard)
+    warn_of_doubts(origin, stacklevel=2)
+    with named_errors(origin):
+        if directory is None:
+            temporary = tempfile.TemporaryDirectory(prefix="kbe-nat-lab-")
+            place = Path(temporary.name) / "run"
+            result = _run(origin, place, jobs, classes or {}, watch, part)
+            result.keep_alive = temporary
+            return result
+        return _run(origin, Path(directory), jobs, classes or {}, watch, part)
 
 
 def reproduce(
@@ -78,20 +79,37 @@ def reproduce(
     classes: Classes | None = None,
     watch: Watch = lambda done, total: None,
 ) -> Result:
-    """Run again what the manifest of a folder says, into another folder."""
+    """Run again what the manifest of a folder says, into another folder. Strategies in Python are
+    searched for where the first run found them; those that its caller gave are to be given again.
+    Raises as `run` does.
+    """
     manifest = RunFolder(Path(directory)).manifest()
     if manifest.shard is not None:
         raise LabError(f"{directory}: {PART.format(manifest.shard)}")
-    scenario = scenario_of(manifest.scenario, f"{directory}/manifest.json")
-    return _run(scenario, Path(manifest.folder), Path(target), jobs, classes or {}, watch)
+    name = f"{directory}/manifest.json"
+    origin = Origin(scenario_of(manifest.scenario, name), Path(manifest.folder), name)
+    modules = map(Path, manifest.modules.values())
+    with module_path(modules), named_errors(origin):
+        return _run(origin, Path(target), jobs, classes or {}, watch)
 
 
-def _scenario(scenario: AnyScenario | Mapping[str, Any] | str | Path) -> tuple[AnyScenario, Path]:
-    if isinstance(scenario, Scenario | LiveScenario):
-        return scenario, Path()
-    if isinstance(scenario, Mapping):
-        return scenario_of(dict(scenario)), Path()
-    return read_scenario(str(scenario))
+def _with_numbers(scenario: AnyScenario, seed: int | None, repeats: int | None) -> AnyScenario:
+    """The scenario with another seed, and another number of repeats or rounds."""
+    rounds, most = ("rounds", 1000) if isinstance(scenario, LiveScenario) else ("repeats", 10_000)
+    numbers: dict[str, int] = {}
+    if seed is not None:
+        numbers["seed"] = whole("seed", seed, 0, (1 << 63) - 1)
+    if repeats is not None:
+        numbers[rounds] = whole("repeats", repeats, 1, most)
+    return with_fields(scenario, **numbers) if numbers else scenario
+
+
+def _shard(shard: tuple[int, int]) -> Shard:
+    try:
+        number, total = shard
+    except (TypeError, ValueError):
+        raise ArgumentError(f"shard: {shard!r} is no pair, such as (2, 4)") from None
+    return shard_of(f"{number}/{total}")
 
 
 class Work(NamedTuple):
@@ -106,31 +124,41 @@ class Work(NamedTuple):
     """Runs cells into a folder, and yields whenever one is finished."""
     parts: Callable[[RunFolder], Iterator[RowsByTable]]
     """The rows of all tables, when all cells are finished."""
+    modules: Mapping[str, str] = {}
+    """Folders of the modules of strategies in Python, for the manifest."""
 
 
 def _run(
-    scenario: AnyScenario,
-    folder: Path,
+    origin: Origin,
     directory: Path,
     jobs: Workers,
     classes: Classes,
     watch: Watch,
     shard: Shard | None = None,
 ) -> Result:
-    if isinstance(scenario, LiveScenario):
-        if shard is not None:
-            raise LabError(f"{scenario.name}: live scenarios have no shards: machines differ")
-        work = _live_work(scenario, jobs)
-    else:
-        work = _offline_work(scenario, folder, jobs, classes)
-    run = RunFolder(directory)
+    # Modules may import others when a strategy is asked, and processes get the path of this one.
+    with module_path((origin.folder,)):
+        if isinstance(origin.scenario, LiveScenario):
+            if shard is not None:
+                name = origin.scenario.name
+                raise LabError(f"{name}: live scenarios have no shards: machines differ")
+            work = _live_work(origin.scenario, jobs)
+        else:
+            work = _offline_work(origin.scenario, origin.folder, jobs, classes)
+        _fill(RunFolder(directory), origin, work, watch, shard)
+    return Result(directory)
+
+
+def _fill(run: RunFolder, origin: Origin, work: Work, watch: Watch, shard: Shard | None) -> None:
+    """The cells that are not there, and the tables."""
+    scenario = origin.scenario
     try:
         with run.lock():
             if run.has_manifest:
                 _check_resumption(run, scenario, work, shard)
                 run.make_cells()
             else:
-                run.begin(_manifest(scenario, folder, work, shard))
+                run.begin(_manifest(origin, work, shard))
             part = [cell for cell in work.cells if shard is None or cell in shard]
             _finish(run, part, work, watch)
             if shard is None:
@@ -141,8 +169,7 @@ def _run(
         if error.filename is not None:
             raise
         # A write, as to a full disk, does not say where.
-        raise LabError(f"{directory}: {error.strerror or error}") from error
-    return Result(directory)
+        raise LabError(f"{run.path}: {error.strerror or error}") from error
 
 
 def _finish(run: RunFolder, cells: Sequence[Any], work: Work, watch: Watch) -> None:
@@ -155,10 +182,10 @@ def _finish(run: RunFolder, cells: Sequence[Any], work: Work, watch: Watch) -> N
 
 
 def _offline_work(scenario: Scenario, folder: Path, jobs: Workers, classes: Classes) -> Work:
+    execute_with = executor(jobs)
     work = tuple(cells(scenario, folder))
-    for cell in work:
-        # A class that is not there is a mistake to be told before hours of other cells.
-        strategy_class(cell.strategy, classes)
+    # A class that is not there is a mistake to be told before hours of other cells.
+    strategies = find_classes(work, classes)
     descriptions = [
         {
             "number": cell.number,
@@ -174,10 +201,15 @@ def _offline_work(scenario: Scenario, folder: Path, jobs: Workers, classes: Clas
     ]
 
     def execute(pending: Sequence[Any], directory: Path) -> Iterator[object]:
-        return executor(jobs)(pending, directory, classes)
+        return execute_with(pending, directory, strategies)
 
     return Work(
-        work, descriptions, [], execute, lambda run: (cell_tables(cell, run) for cell in work)
+        work,
+        descriptions,
+        [],
+        execute,
+        lambda run: (cell_tables(cell, run) for cell in work),
+        module_folders(strategies, classes),
     )
 
 
@@ -223,7 +255,8 @@ def _check_resumption(
         raise LabError(f"{run.path}: ways that were skipped: {before}; now: {after}")
 
 
-def _manifest(scenario: AnyScenario, folder: Path, work: Work, shard: Shard | None) -> Manifest:
+def _manifest(origin: Origin, work: Work, shard: Shard | None) -> Manifest:
+    scenario = origin.scenario
     return Manifest(
         format=FORMAT,
         scenario=msgspec.to_builtins(scenario),
@@ -231,8 +264,9 @@ def _manifest(scenario: AnyScenario, folder: Path, work: Work, shard: Shard | No
         seed=scenario.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=facts(version("kbe-nat")),
-        folder=printable(str(folder.resolve())),
+        folder=printable(str(origin.folder.resolve())),
         cells=work.descriptions,
+        modules={name: printable(place) for name, place in work.modules.items()},
         skipped=work.skipped,
         shard=None if shard is None else str(shard),
     )

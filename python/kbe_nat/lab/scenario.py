@@ -15,6 +15,9 @@ from msgspec import Meta
 
 NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)"
 YEAR: Final = 31_536_000
+BLOCK_SIZE: Final = 512
+BLOCKS_PER_CLIENT: Final = 4
+"""Defaults, as those of `kbe_nat.Snat`."""
 MAX_TABLE: Final = 4_194_301
 """Slots of Maglev's table at most: the last prime below 2^22."""
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e12)]
@@ -373,6 +376,11 @@ class SourceNat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """blocks: blocks of one client at most (4)."""
 
     @property
+    def block(self) -> int:
+        """Ports of a block, as those of `kbe_nat.Snat`: no more than the range has by default."""
+        return self.block_size or min(BLOCK_SIZE, self.ports[1] - self.ports[0] + 1)
+
+    @property
     def label(self) -> str:
         """Its allocation with what is not the default, as results call it."""
         parts: list[str] = [] if self.mapping == "endpoint-dependent" else [self.mapping]
@@ -439,7 +447,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nodes that serve."""
     limits: Limits = Limits()
     """Sizes of the tables of each node's engine."""
-    timeouts: dict[str, Annotated[float, Meta(ge=0, le=YEAR)]] = {}
+    timeouts: dict[str, float] = {}
     """Seconds of the engine's timeouts by nf_conntrack's names, where not the defaults."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
     """The seed of each repeat follows from it."""

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from kbe_nat.errors import LabError
+from kbe_nat.errors import ArgumentError, LabError
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.cells import Cell, cells
 from kbe_nat.lab.execution import cell_tables
@@ -53,6 +53,8 @@ def merge(directory: str | Path, shards: Sequence[str | Path]) -> Result:
     different results, and for cells that are missing; then nothing is written. Cost: that of
     reading all results.
     """
+    if isinstance(shards, str | Path):
+        raise ArgumentError("shards: a list of folders is expected, not one of them")
     target = RunFolder(Path(directory))
     sources = [RunFolder(Path(shard)) for shard in shards]
     with target.lock():

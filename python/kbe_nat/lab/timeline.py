@@ -43,13 +43,13 @@ class _Course:
     service: Service
     backends: list[Backends] = field(default_factory=list)
     """Every backend that ever exists, one by one."""
-    listed: list[int] = field(default_factory=list)
-    """Positions of those in the list."""
+    listed: dict[int, None] = field(default_factory=dict)
+    """Positions of those in the list, in its order: a dict, since lists are searched slowly."""
 
     def __post_init__(self) -> None:
         for group in self.service.backends:
             self.backends += [group] * group.count
-        self.listed = list(range(len(self.backends)))
+        self.listed = dict.fromkeys(range(len(self.backends)))
         self.initial = len(self.backends)
 
     def add(self, like: int) -> int:
@@ -65,10 +65,10 @@ class _Course:
 
     def list(self, backend: int, is_listed: bool) -> Primitive:
         """The change that lists a backend, or takes it off the list."""
-        if is_listed and backend not in self.listed:
-            self.listed.append(backend)
-        if not is_listed and backend in self.listed:
-            self.listed.remove(backend)
+        if is_listed:
+            self.listed.setdefault(backend)
+        else:
+            self.listed.pop(backend, None)
         return {"list": [self.place, backend, is_listed]}
 
 
@@ -139,12 +139,14 @@ def _moments(event: Change, courses: dict[str, _Course]) -> Iterator[Moment]:
 
 
 def _scale(course: _Course, count: int) -> Iterator[Primitive]:
-    for backend in course.listed[count:]:
+    for backend in tuple(course.listed)[count:]:
         yield course.list(backend, False)
     # Former backends return first: they have their addresses.
-    absent = [n for n in range(len(course.backends)) if n not in course.listed]
+    absent = iter([n for n in range(len(course.backends)) if n not in course.listed])
     while len(course.listed) < count:
-        backend = absent.pop(0) if absent else course.add(len(course.backends) - 1)
+        backend = next(absent, -1)
+        if backend < 0:
+            backend = course.add(len(course.backends) - 1)
         yield course.list(backend, True)
 
 

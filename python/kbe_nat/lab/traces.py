@@ -55,7 +55,9 @@ def _connections(path: Path, _: tuple[int, int, int]) -> list[Connection] | str:
                 rows.append((time, int(row["client"]), size, life))
             except (KeyError, TypeError, ValueError):
                 return f"line {number}: time, client, bytes and lifetime are expected"
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        return NOT_UTF8
+    except (OSError, csv.Error) as error:
         return str(getattr(error, "strerror", None) or error)
     if any(min(row) < 0 or row[1] >= MAX_CLIENTS for row in rows):
         return "a number is negative, or a client's too large"
@@ -68,6 +70,8 @@ def _column(path: Path, column: str, _: tuple[int, int, int]) -> list[float] | s
         values = [_number(row[column]) for _, row in _lines(path)]
     except KeyError:
         return f"there is no column {column}"
+    except UnicodeDecodeError:
+        return NOT_UTF8
     except (TypeError, ValueError, csv.Error):
         return f"column {column} holds something else than numbers"
     except OSError as error:
@@ -93,4 +97,5 @@ def _number(text: str) -> float:
     return value
 
 
+NOT_UTF8: Final = "it is not UTF-8"
 MAX_CLIENTS: Final = 16_000_000

@@ -7,6 +7,7 @@ from typing import Final
 
 from kbe_nat._native import TIMEOUTS
 from kbe_nat.lab.scenario import (
+    YEAR,
     Closed,
     Distribution,
     NewStrategy,
@@ -83,7 +84,7 @@ def _strategies(scenario: Scenario) -> Iterator[tuple[str, str]]:
     labels: set[str] = set()
     for place, value in enumerate(scenario.strategies):
         path, strategy = f"strategies[{place}]", choice(value)
-        yield from _strategy(path, strategy)
+        yield from strategy_violations(path, strategy)
         if strategy.label in labels:
             yield path, f"{strategy.label} is there twice"
         labels.add(strategy.label)
@@ -96,7 +97,8 @@ def _strategies(scenario: Scenario) -> Iterator[tuple[str, str]]:
             )
 
 
-def _strategy(path: str, strategy: Strategy) -> Iterator[tuple[str, str]]:
+def strategy_violations(path: str, strategy: Strategy) -> Iterator[tuple[str, str]]:
+    """Path and reason of each parameter that cannot be, and of a name that there is not."""
     if strategy.name not in STRATEGIES:
         listing = ", ".join(STRATEGIES)
         yield f"{path}.name", f"no strategy is named {strategy.name}; there are {listing}"
@@ -185,18 +187,24 @@ def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(event, NewStrategy):
             strategy = choice(event.strategy)
-            yield from _strategy(f"{path}.strategy", strategy)
+            yield from strategy_violations(f"{path}.strategy", strategy)
+            if strategy.name == "python":
+                yield f"{path}.strategy", "one in Python is a strategy of all cells, and no event's"
             if set(scenario.memory) != {"conntrack"} and strategy.name not in MAPPINGS:
                 yield f"{path}.strategy", "without conntrack it must go by the flow alone"
 
 
 def _settings(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    if len(set(scenario.memory)) < len(scenario.memory):
-        yield "memory", "one of them is there twice"
-    for name in scenario.timeouts:
+    for field in ("memory", "outputs"):
+        values = getattr(scenario, field)
+        if len(set(values)) < len(values):
+            yield field, "one of them is there twice"
+    for name, seconds in scenario.timeouts.items():
         if name not in TIMEOUTS:
             listing = ", ".join(TIMEOUTS)
             yield f"timeouts.{name}", f"no timeout has this name; there are {listing}"
+        elif not 0 <= seconds <= YEAR:
+            yield f"timeouts.{name}", f"{seconds:g} is not from 0 to {YEAR:,} s"
     for place, sweep in enumerate(scenario.sweep):
         path = f"sweep[{place}]"
         if not SWEEP_PATH.fullmatch(sweep.field):

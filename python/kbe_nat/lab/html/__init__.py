@@ -15,7 +15,9 @@ from kbe_nat.lab.plots import pictures, write_pictures
 from kbe_nat.lab.result import Result
 
 
-def write_report(results: Sequence[Result], file: Path, plots: Path | None = None) -> None:
+def write_report(
+    results: Sequence[Result], file: str | Path, plots: str | Path | None = None
+) -> None:
     """Write the report on a run, or on several beside each other, and its plots as files too when
     there is a folder for them. Raises `LabError` for runs that cannot be compared, where the file
     cannot be written, and without matplotlib and Jinja (`pip install kbe-nat[lab]`). Cost: half a
@@ -28,8 +30,9 @@ def write_report(results: Sequence[Result], file: Path, plots: Path | None = Non
             f"HTML reports need Jinja and matplotlib: pip install 'kbe-nat[lab]' ({error})"
         ) from None
     check_comparable(results)
+    file = Path(file)
     try:
-        drawn = list(pictures(results)) if plots is None else write_pictures(results, plots)
+        drawn = list(pictures(results)) if plots is None else write_pictures(results, Path(plots))
         write_whole(file, page(results, drawn, file.parent).encode())
     except OSError as error:
         raise LabError(f"{error.filename or file}: {error.strerror}") from None

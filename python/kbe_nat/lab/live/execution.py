@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from kbe_nat.errors import KbeNatError, LabError
+from kbe_nat.errors import KbeNatError, ScenarioError
 from kbe_nat.family import Family
 from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.live.cells import IDLE, LiveCell
@@ -24,17 +24,24 @@ from kbe_nat.playground.signals import Interruptions
 
 
 def skipped_ways(scenario: LiveScenario) -> dict[str, str]:
-    """The scenario's ways that this machine cannot run, and why. Raises `LabError` for a name that
-    is none.
+    """The scenario's ways that this machine cannot run, and why. Raises `ScenarioError` for a name
+    that is none.
     """
+    check_ways(scenario)
     reasons = {}
     for choice in scenario.choices:
-        if choice.way not in WAYS:
-            raise LabError(f"no way is named {choice.way}; there are {', '.join(WAYS)}")
         reason = WAYS[choice.way].missing()
         if reason is not None:
             reasons[choice.way] = reason
     return reasons
+
+
+def check_ways(scenario: LiveScenario) -> None:
+    """Raises `ScenarioError` for a name that is none of the ways."""
+    for place, choice in enumerate(scenario.choices):
+        if choice.way not in WAYS:
+            reason = f"no way is named {choice.way}; there are {', '.join(WAYS)}"
+            raise ScenarioError(scenario.name, f"ways[{place}]", reason)
 
 
 def run_live_cells(

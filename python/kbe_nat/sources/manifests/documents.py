@@ -88,12 +88,28 @@ def _json_or_flow(text: bytes, name: str, *, is_strict: bool) -> list[Any]:
     return yaml_documents(text, is_strict=is_strict)
 
 
+def check_text(text: bytes, name: str) -> None:
+    """Raises `FileError` for a file that is no text in UTF-8, or in UTF-16 with its mark: where no
+    byte may be replaced.
+    """
+    if text.startswith(UTF16):
+        return
+    if b"\0" in text:
+        raise FileError(f"{name}: it is no text, but a binary file")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start) + 1
+        byte = text[error.start]
+        raise FileError(f"{name}, line {line}: byte 0x{byte:02x} is not UTF-8") from None
+
+
 def utf8(text: bytes) -> bytes:
     """The text as kubectl takes it: UTF-8 or, with its mark, UTF-16; all else becomes
     U+FFFD, such as an umlaut in an old Windows editor's comment. Other marks may stand where files
     were put together.
     """
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if text.startswith(UTF16):
         return text.decode("utf-16", "replace").encode(errors="replace")
     if not text.isascii():
         text = text.removeprefix(BOM).decode(errors="replace").encode()
@@ -114,6 +130,8 @@ def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
 
 
 TOO_DEEP: Final = "not read: it is nested too deeply, or contains itself"
+UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+"""The marks of UTF-16."""
 BOM: Final = b"\xef\xbb\xbf"
 _LATER_BOM: Final = re.compile(
     rb"(?m)(?<=^---\n)\xef\xbb\xbf|(?<=^---\r\n)\xef\xbb\xbf|^\xef\xbb\xbf(?=---\s)"
