@@ -1,5 +1,6 @@
 """Folders of runs that are damaged, full, in use, or were left by a process that was killed."""
 
+import csv
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from harness.scenarios import poisson, scenario
 from kbe_nat import lab
 from kbe_nat.__main__ import main
 from kbe_nat.lab.folder import RunFolder
+from kbe_nat.lab.live.tables import CELL, MEASURES, MEDIANS, MISSING
 
 
 def only_cell(folder: Path) -> Path:
@@ -138,3 +140,50 @@ def test_a_full_disk_is_told_with_the_folder(
     assert capsys.readouterr().err == f"kbe-nat: {tmp_path / 'run'}: No space left on device\n"
     monkeypatch.undo()
     lab.run(tmp_path / "x.yaml", tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["offline", "live"])
+def test_every_column_of_every_table_has_its_unit_and_a_sentence(tmp_path: Path, kind: str) -> None:
+    """In the run's dictionary, and in the code that no scenario of the tests reaches."""
+    if kind == "offline":
+        values = scenario(
+            source_nat=["random"],
+            timeline=[{"event": "scale", "at": 5, "service": "web", "backends": 3}],
+            sweep=[{"field": "services[0].count", "values": [1, 2]}],
+        )
+        folder = lab.run(values, tmp_path / "run").folder.path
+        with (folder / "dictionary.csv").open(newline="") as lines:
+            dictionary = {(row["table"], row["column"]): row for row in csv.DictReader(lines)}
+        for path in folder.glob("*.csv"):
+            if path.stem == "dictionary":
+                continue
+            with path.open(newline="") as lines:
+                header = next(csv.reader(lines))
+            assert header == [name for table, name in dictionary if table == path.stem], path.stem
+            if path.with_suffix(".parquet").exists():
+                import polars
+
+                assert polars.read_parquet(path.with_suffix(".parquet")).columns == header
+        tables = lab.Result(folder).catalogue.tables
+    else:
+        tables = {**MEASURES, "medians": MEDIANS, "missing": MISSING, "cell": CELL}
+    for table, columns in tables.items():
+        for column in columns:
+            place = (table, column.name)
+            assert len(column.meaning) >= 3 and column.meaning == column.meaning.strip(), place
+            assert column.type in ("text", "integer", "number"), place
+            if column.type == "number" and column.name not in ("median", "low", "high"):
+                assert column.unit, place
+            if column.type == "text":
+                assert not column.unit, place
+            elif not column.unit:
+                assert column.name in UNITLESS or "." in column.name, place
+
+
+NAMING = ("repeat", "seed", "backend", "round", "run", "trial", "change")
+ANSWERS = ("settled", "passed")
+COUNTED = ("rounds", "work_count")
+UNITLESS = frozenset((*NAMING, *ANSWERS, *COUNTED, "median", "low", "high"))
+"""Numbers that name something, answer yes or no, are counts of what they are called by, or have
+their unit in a column.
+"""

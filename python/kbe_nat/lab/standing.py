@@ -16,7 +16,7 @@ class StandingRow(NamedTuple):
     finished: int
     total: int
     measures: Sequence[str]
-    """Means over finished cells, as `MEASURES` are called; dashes without any."""
+    """Means over finished cells, as `Standing.measures` are called; dashes without any."""
 
 
 class Standing:
@@ -28,6 +28,8 @@ class Standing:
         self._pending: dict[Path, str] = {}
         self._totals: dict[str, int] = {}
         self._sums: dict[str, list[list[float]]] = {}
+        self.measures: tuple[str, ...] = ()
+        """Names of what finished cells say; a live run's say too much for a line."""
 
     def rows(self) -> list[StandingRow]:
         """One row for each strategy, in the order of the cells. Cost: a look at each file that is
@@ -35,6 +37,7 @@ class Standing:
         """
         if not self._totals and self._folder.has_manifest:
             for cell in self._folder.manifest().cells:
+                self.measures = () if "way" in cell else MEASURES
                 name = _name(cell)
                 place = cell.get("repeat", cell.get("round"))
                 self._pending[self._cells / f"{cell['key']}-{place}.json"] = name
@@ -50,13 +53,15 @@ class Standing:
     def _means(self, name: str) -> list[str]:
         cells = [values for values in self._sums[name] if values]
         if not cells:
-            return ["-"] * len(MEASURES)
+            return ["-"] * len(self.measures)
         return [figure(sum(column) / len(column)) for column in zip(*cells, strict=True)]
 
 
 def _name(cell: Mapping[str, Any]) -> str:
     parts = [cell.get(name) for name in ("strategy", "memory", "way", "family")]
-    return " · ".join(str(part) for part in parts if part is not None)
+    if cell.get("source_nat") != "none":
+        parts.append(cell.get("source_nat"))
+    return " · ".join(str(part) for part in parts if part not in (None, ""))
 
 
 def _measures(path: Path) -> list[float]:

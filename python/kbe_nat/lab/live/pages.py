@@ -91,7 +91,9 @@ def _place(name: str, value: object) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share * 100:.1f} %"
+    if share is None:
+        return "-"
+    return f"{share * 100:.1f} %" if share < 1 else f"{share * 100:,.0f} %"
 
 
 PLACE: Final = ("services", "family", "case")
