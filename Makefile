@@ -37,6 +37,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	pytest --quiet tests/test_layering.py
 	python tools/fault_table.py --check
 	python tools/json_page.py --check
+	python tools/json_schemas.py --check
 	python tools/cli_words.py --check
 	python tools/config_schema.py --check
 	python tools/lab_schema.py --check

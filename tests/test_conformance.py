@@ -68,7 +68,7 @@ def test_the_chains_of_an_explanation_lead_to_its_endpoint(case: Case, tmp_path:
                 if line.startswith("-A "):
                     rules.add((line.split()[1], option(line, "-j")))
     for flow in case.explained("iptables", tmp_path):
-        if flow["verdict"] == "dnat":
+        if flow["verdict"] == "translate":
             assert flow["chains"][0] == "KUBE-SERVICES"
             assert flow["chains"][-1].startswith("KUBE-SEP-")
             assert set(pairwise(flow["chains"])) <= rules, flow["name"]

@@ -136,6 +136,8 @@ def test_the_command(tmp_path: Path) -> None:
     nft_flags = OVERALL.flags("nftables", tmp_path / "nft")
     told = run("diff", *nft_flags, str(OVERALL.folder / "nft.golden"), "-o", "json")
     assert json.loads(told) == {
+        "apiVersion": "kbe-nat.io/v1",
+        "kind": "Diff",
         "compared": ["ip kube-proxy"],
         "not_compared": [],
         "differences": [],

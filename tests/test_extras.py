@@ -78,6 +78,6 @@ def test_a_module_that_is_imported_late_is_one_sentence_too(
 
 @pytest.mark.usefixtures("bare")
 def test_doctor_names_the_extra(kbe: Ran) -> None:
-    checks = {check["name"]: check for check in json.loads(kbe("doctor", "-o", "json")[1])}
+    checks = {check["name"]: check for check in json.loads(kbe("doctor", "-o", "json")[1])["items"]}
     assert checks["packages"]["state"] == "failed"
     assert checks["packages"]["remedy"] == "pip install 'kbe-nat[proxy]'"

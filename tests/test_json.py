@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from harness.captures import pcap
@@ -26,6 +27,17 @@ FLOW = (
     "protocol state timeout age source destination reply_source reply_destination service assured"
     " replied masquerade packets bytes"
 )
+
+
+SCHEMA = json.loads((ROOT / "schemas/kbe-nat.v1.schema.json").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+HEAD = ("apiVersion", "kind")
+
+
+def content(document: dict[str, Any]) -> Any:
+    """The rows of a list, or the fields of what is none."""
+    fields = {name: value for name, value in document.items() if name not in HEAD}
+    return fields.get("items", fields)
 
 
 @pytest.fixture
@@ -64,8 +76,9 @@ def test_fields_of_json(
 ) -> None:
     assert main([*verb.split(), "--socket", str(socket), "-o", "json"]) == 0
     result: Any = json.loads(capsys.readouterr().out)
+    VALIDATOR.validate(result)
     row = result["items"][0] if "items" in result else result
-    assert " ".join(row) == fields
+    assert " ".join(name for name in row if name not in HEAD) == fields
 
 
 LIVE = {
@@ -75,6 +88,10 @@ LIVE = {
     "get flows": "array of [FlowRow](#flowrow)",
     "get stats": "[StatsRow](#statsrow)",
     "get status": "[StatusRow](#statusrow)",
+    "get endpointslices": "array of [SliceRow](#slicerow)",
+    "get nodes": "array of [NodeRow](#noderow)",
+    "decisions": "array of [DecisionRow](#decisionrow)",
+    "conntrack -L": "array of [FlowRow](#flowrow)",
     "explain --live --from 10.0.0.1 --to 172.30.228.255:80": "[VerdictRow](#verdictrow)",
 }
 OFFLINE = {
@@ -93,7 +110,8 @@ def test_a_daemon_s_answers_are_as_the_page_says(
 ) -> None:
     assert main([*verb.split(), "--socket", str(socket), "-o", "json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert list(mismatches(result.get("items", result), LIVE[verb])) == []
+    VALIDATOR.validate(result)
+    assert list(mismatches(content(result), LIVE[verb])) == []
 
 
 @pytest.mark.parametrize("verb", OFFLINE)
@@ -108,11 +126,30 @@ def test_answers_without_a_daemon_are_as_the_page_says(
     paths = {"CAPTURE": str(capture), "RULES": str(rules)}
     assert main([*(paths.get(word, word) for word in verb.split()), "-o", "json"]) in (0, 1)
     result = json.loads(capsys.readouterr().out)
-    assert list(mismatches(result, OFFLINE[verb])) == []
+    VALIDATOR.validate(result)
+    assert list(mismatches(content(result), OFFLINE[verb])) == []
     if verb.startswith("diff"):
         assert result["differences"]
     if "--compare" in verb:
         assert result["comparison"]["differences"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"apiVersion": "kbe-nat.io/v2"},
+        {"kind": "ServicesList"},
+        {"items": [{"name": "a"}]},
+        {"items": {}},
+    ],
+)
+def test_the_schema_notices_other_documents(
+    socket: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["get", "svc", "--socket", str(socket), "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    VALIDATOR.validate(document)
+    assert not VALIDATOR.is_valid(document | change)
 
 
 @pytest.mark.parametrize(
@@ -123,18 +160,19 @@ def test_answers_without_a_daemon_are_as_the_page_says(
         (None, "string or number"),
         ([1], "[number, number]"),
         ({"a": {"b": "1"}}, "object of objects of numbers"),
-        ([{"forward": 1}], "array of [DirectionRow](#directionrow)"),
-        ({"back": 1, "forward": 1}, "[DirectionRow](#directionrow)"),
-        ({"forward": 1, "back": None}, "[DirectionRow](#directionrow)"),
+        ([{"kind": "node-port"}], "array of [FrontendRow](#frontendrow)"),
+        ({"address": None, "kind": "node-port", "port": 1}, "[FrontendRow](#frontendrow)"),
+        ({"kind": 1, "address": None, "port": 1}, "[FrontendRow](#frontendrow)"),
     ],
 )
 def test_a_mismatch_with_the_page_is_noticed(value: Any, kind: str) -> None:
     assert list(mismatches(value, kind))
 
 
-def test_the_page_is_up_to_date() -> None:
+@pytest.mark.parametrize("tool", ["json_page", "json_schemas"])
+def test_the_page_and_the_schema_are_up_to_date(tool: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/json_page.py"), "--check"],
+        [sys.executable, str(ROOT / f"tools/{tool}.py"), "--check"],
         capture_output=True,
         text=True,
         check=False,

@@ -16,6 +16,7 @@ WEB = LISTINGS / "web"
 NODE = ("-f", str(WEB / "objects.yaml"), "--node", "n1", "--cluster-cidr", "10.244.0.0/16")
 SAVED = (WEB / "kubelet-hint.txt").read_text()
 NFT = (WEB / "nft-n.txt").read_text()
+DIFF = {"apiVersion": "kbe-nat.io/v1", "kind": "Diff"}
 ALL_RIGHT = "The node has the rules that it should have.\n"
 
 
@@ -79,7 +80,7 @@ def test_an_ipv4_node_has_a_table_of_ipv6_too(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == ALL_RIGHT
     assert main(["diff", *flags, "-o", "json", str(folder / "node.nft")]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {
+    assert told == DIFF | {
         "compared": ["ip kube-proxy", "ip6 kube-proxy"],
         "not_compared": [],
         "differences": [],
@@ -139,7 +140,7 @@ def test_what_was_not_there_is_not_called_right(diff: Diff) -> None:
     assert diff(filtering, "--partial") == diff(filtering, "--table", "filter") == (0, told, "")
     code, out, _ = diff(filtering, "-o", "json")
     assert code == 2
-    assert json.loads(out) == {
+    assert json.loads(out) == DIFF | {
         "compared": ["filter"],
         "not_compared": ["mangle", "nat"],
         "differences": [],

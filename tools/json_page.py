@@ -35,8 +35,15 @@ HEAD: Final = """# JSON
 What `-o json` prints, by verb. `tools/json_page.py` writes this page of the structs that are
 printed; the control socket sends the same rows.
 
+[The schema](../schemas/kbe-nat.v1.schema.json) describes every document (`tools/json_schemas.py`
+writes it). `apiVersion` changes when a field goes or gets another meaning; fields may be added.
+Backends are texts, `address:port`; frontends have kind, address and port; a connection's ends are
+`[address, port]`; counters by direction are `[there, back]`; verdicts are those of the
+[glossary](glossary.md).
+
 A list is an object with `apiVersion` (`kbe-nat.io/v1`), `kind` (`ServiceList`) and its rows as
-`items`. `conntrack -E`, `shadow` and `-w` print one row per line. `get rules` is one string.
+`items`. `conntrack -E`, `decisions -f`, `shadow` and `-w` print one document per line. `get rules`
+is one string.
 """
 
 
@@ -106,6 +113,7 @@ TYPES: Final = {
     "Pair": "[number, number]",
     "End": "[string, number]",
     "State": "string",
+    "DecisionAction": "string",
 }
 
 if __name__ == "__main__":

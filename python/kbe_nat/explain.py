@@ -24,7 +24,7 @@ class ExplanationRow(msgspec.Struct, frozen=True):
     """Why a packet gets its verdict."""
 
     action: str
-    """The engine's action: accept, translate, drop, reject or hold."""
+    """The verdict: translate, reject, drop, pass or hold."""
     cause: str
     """Its counter."""
     service: str | None
@@ -74,12 +74,12 @@ class ExcludedEndpoint(msgspec.Struct, frozen=True):
 
 
 class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
-    """`explain`: the outcome for one packet, in kube-proxy's words."""
+    """`explain`: the outcome for one packet."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
     """Of the packet, where a list of packets names it."""
     verdict: str
-    """dnat, pass, reject, drop or hold."""
+    """translate, reject, drop, pass or hold."""
     service: str | None
     """The service port, as namespace/name:port."""
     destinations: list[str]
@@ -104,13 +104,13 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
     """The outcome that an explanation describes."""
-    verdict = VERDICTS.get(explanation.action, explanation.action)
+    verdict = explanation.action
     refused = [RefusedEndpoint(*refusal) for refusal in explanation.refused]
     is_refused_backend = any(row.endpoint == explanation.backend for row in refused)
     if is_refused_backend and explanation.candidates:
         # The next such packet is refused, but the question is what may happen.
-        verdict = "dnat"
-    destinations = sorted(explanation.candidates) if verdict == "dnat" else []
+        verdict = "translate"
+    destinations = sorted(explanation.candidates) if verdict == "translate" else []
     masqueraded = sorted(set(explanation.masqueraded) & set(destinations))
     is_mixed = 0 < len(masqueraded) < len(destinations)
     is_masqueraded = bool(masqueraded) if destinations else explanation.masquerade
@@ -119,8 +119,8 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
         verdict=verdict,
         service=explanation.service,
         destinations=destinations,
-        backend=explanation.backend if verdict == "dnat" and not is_refused_backend else None,
-        masquerade=MIXED if is_mixed else is_masqueraded and verdict == "dnat",
+        backend=explanation.backend if verdict == "translate" and not is_refused_backend else None,
+        masquerade=MIXED if is_mixed else is_masqueraded and verdict == "translate",
         masqueraded=masqueraded if is_mixed else msgspec.UNSET,
         refused=refused,
         excluded=[ExcludedEndpoint(*exclusion) for exclusion in explanation.excluded],
@@ -128,6 +128,11 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
         kernel=explanation.kernel,
         reasons=[f"{check}: {finding}" for check, finding in explanation.steps],
     )
+
+
+def verdict_word(action: str) -> str:
+    """The word for an action of the engine that everything prints."""
+    return VERDICTS.get(action, action)
 
 
 def sentence(packet: bytes, explanation: ExplanationRow) -> str:
@@ -140,9 +145,9 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
         subject = f"{ends.protocol.upper()} {source} to {destination}"
     service = f" by {verdict.service}" if verdict.service else ""
     outcome = {
-        "dnat": f"is sent to {verdict.backend or 'one of several endpoints'}{service}",
-        "pass": "passes untouched",
-        "reject": f"is refused{service} ({explanation.cause})",
+        "translate": f"is translated to {verdict.backend or 'one of several endpoints'}{service}",
+        "pass": "passes",
+        "reject": f"is rejected{service} ({explanation.cause})",
         "drop": f"is dropped{service} ({explanation.cause})",
         "hold": "waits for the first fragment of its datagram",
     }[verdict.verdict]
@@ -158,7 +163,7 @@ def explain_packet(
 ) -> ExplanationRow:
     """The engine's reasons as a row, and what the kernel does with `kinds` of datapaths."""
     return ExplanationRow(
-        action=explanation.action,
+        action=verdict_word(explanation.action),
         cause=explanation.cause,
         service=explanation.service,
         frontend=explanation.frontend,
@@ -217,8 +222,8 @@ def _consequence(explanation: Explanation, kind: DatapathKind) -> str:
     return f"{consequence}; the source is masqueraded, by another bit of the mark"
 
 
-VERDICTS: Final = {"translate": "dnat", "accept": "pass"}
-"""Actions of the engine in kube-proxy's words; the others have the same name in both."""
+VERDICTS: Final = {"accept": "pass"}
+"""Actions of the engine whose verdict has another name: accept says what a queue answers."""
 MIXED: Final = "mixed"
 KERNEL: Final = {
     (

@@ -16,7 +16,7 @@ def test_replay_counts_and_translates(kbe: Ran, capture: Path, tmp_path: Path) -
     out = tmp_path / "out.pcap"
     result = kbe.json("replay", "-f", SEED, "--seed", 1, capture, "-w", out)
     assert (result["packets"], result["flows"]) == (201, 100)
-    assert result["actions"] == {"accept": 1, "translate": 200, "drop": 0, "reject": 0, "hold": 0}
+    assert result["actions"] == {"pass": 1, "translate": 200, "drop": 0, "reject": 0, "hold": 0}
     counted = shares(result)
     written: dict[str, set[int]] = {}
     for (time, frame), (before, original) in zip(frames_of(out), frames_of(capture), strict=True):

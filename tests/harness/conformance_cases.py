@@ -59,7 +59,9 @@ class Case:
         kept = ("verdict", "destinations", "masquerade", "masqueraded")
         told = self.explained(mode, scratch)
         return {
-            own["name"]: {key: own[key] for key in kept if key in own} | refusals(own["refused"])
+            own["name"]: {key: own[key] for key in kept if key in own}
+            | {"verdict": KUBE_PROXY_WORDS.get(own["verdict"], own["verdict"])}
+            | refusals(own["refused"])
             for own in told
         }
 
@@ -72,8 +74,12 @@ class Case:
             "-o",
             "json",
         ]
-        told: list[dict[str, Any]] = json.loads(run("explain", *flags))
+        told: list[dict[str, Any]] = json.loads(run("explain", *flags))["items"]
         return told
+
+
+KUBE_PROXY_WORDS = {"translate": "dnat"}
+"""The cases speak of rules of kube-proxy."""
 
 
 def refusals(found: list[dict[str, str]]) -> dict[str, Any]:

@@ -43,4 +43,4 @@ class Ran:
 
 def shares(result: dict[str, Any]) -> dict[str, int]:
     [service] = result["services"]
-    return {own["address"]: own["flows"] for own in service["backends"]}
+    return {own["backend"].rpartition(":")[0]: own["flows"] for own in service["backends"]}

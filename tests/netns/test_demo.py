@@ -37,6 +37,7 @@ def test_the_page_comes_alive() -> None:
     done = demo("-o", "json", "--seed", "7")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    assert (result.pop("apiVersion"), result.pop("kind")) == ("kbe-nat.io/v1", "Demo")
     assert list(mismatches(result, "[DemoRow](#demorow)")) == []
     answers = {who: json.loads(text) for who, text in result["answers"].items()}
     assert answers == {

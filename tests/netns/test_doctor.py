@@ -32,7 +32,7 @@ def asked(node: Namespace, *prefix: str, **more: Any) -> tuple[int, dict[str, di
         **more,
     )
     assert not done.stderr
-    return done.returncode, {row["name"]: row for row in json.loads(done.stdout)}
+    return done.returncode, {row["name"]: row for row in json.loads(done.stdout)["items"]}
 
 
 def test_it_says_what_works_and_leaves_nothing(node: Namespace) -> None:

@@ -17,7 +17,7 @@ class FlowDifferenceRow(msgspec.Struct, frozen=True):
     """A connection that fares differently under other objects."""
 
     change: str
-    """moved to another backend, refused, served, or passed on untouched; always seen from before to
+    """moved to another backend, refused, served, or passed; always seen from before to
     after.
     """
     service: str
@@ -166,7 +166,7 @@ def _fate(verdicts: bytes, number: int, translated: bytearray) -> _Fate | None:
         return _Fate("served", wire.show(ends.destination)) if ends else None
     if name in ("drop", "reject"):
         return _Fate("refused", f"{name}: {CAUSES[cause]}")
-    return _Fate("passed", "untouched") if name == "accept" else None
+    return _Fate("passed", "pass") if name == "accept" else None
 
 
 def _owner(plan: Plan, ends: wire.Ends) -> str | None:

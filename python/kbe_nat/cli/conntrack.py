@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
 from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of
-from kbe_nat.cli.output import show_json, show_json_rows
+from kbe_nat.cli.output import show_document, show_json_rows
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowRow, StatsRow
@@ -158,7 +158,7 @@ def _get(rows: Iterator[FlowRow], flows: FlowFilter, task: TaskSettings) -> int:
         _say("Operation failed: such conntrack doesn't exist")
         return NOTHING
     if "json" in task.output:
-        show_json(row)
+        show_document(row)
     else:
         print(line(row, form=task.output))
         _say("1 flow entries have been shown.")
@@ -267,7 +267,7 @@ def _watch(socket: Path, flows: FlowFilter, task: TaskSettings) -> None:
         if task.mask and event.event not in task.mask:
             continue
         if "json" in task.output:
-            show_json(event, indent=None)
+            show_document(event, indent=None)
         else:
             print(line(event.flow, event.event, task.output), flush=True)
 

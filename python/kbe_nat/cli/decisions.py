@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
-from kbe_nat.cli.output import show_json
+from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
@@ -112,7 +112,7 @@ def decisions(
         if listing.output.is_table:
             print("  ".join(cells(row)), flush=True)
         elif listing.output.form == "json":
-            show_json(row, indent=None)
+            show_document(row, indent=None)
         else:
             DECISIONS.show(partial(iter, [row]), settings)
 

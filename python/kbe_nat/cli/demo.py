@@ -17,7 +17,7 @@ from kbe_nat import packets as wire
 from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
-from kbe_nat.cli.output import show_json
+from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
@@ -97,7 +97,7 @@ def demo(
             walk.world.down()
     result.seconds = round(time.monotonic() - started, 1)
     if output is Format.JSON:
-        show_json(result)
+        show_document(result)
     else:
         print(f"Everything is taken away again, after {result.seconds} s. Seed: {seed}.")
     if result.answered != requests:

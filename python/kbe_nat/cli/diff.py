@@ -12,7 +12,7 @@ from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, configuration, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
-from kbe_nat.cli.output import show_json
+from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.errors import FileError, SettingError
 from kbe_nat.family import Family
@@ -112,14 +112,19 @@ def diff(
     expected = _expected_listing(listing, snapshot, node_options(node, snapshot), family)
     comparison = compare(expected, listing)
     warn(*(f"{saved}: {note}" for note in notes(listing)))
-    if output is Format.JSON:
-        differences = [_row(difference) for difference in comparison.differences]
-        show_json(DiffRow(list(comparison.compared), list(comparison.not_compared), differences))
-    else:
-        print("\n".join(_lines(comparison)))
+    _print(comparison, output)
     if comparison.differences:
         return DIFFERS
     return NOT_COMPARED if comparison.not_compared and not (tables or partial) else 0
+
+
+def _print(comparison: Comparison, output: Format) -> None:
+    if output is Format.JSON:
+        differences = [_row(difference) for difference in comparison.differences]
+        compared, lacking = list(comparison.compared), list(comparison.not_compared)
+        show_document(DiffRow(compared, lacking, differences))
+    else:
+        print("\n".join(_lines(comparison)))
 
 
 def _read(saved: str, family: FamilyName | None, tables: list[Table]) -> Listing:

@@ -3,7 +3,7 @@
 from click.exceptions import Exit
 
 from kbe_nat.cli.flags.options import Format, OutputFormat
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import show, show_json_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.doctor import State, diagnose
 
@@ -20,7 +20,7 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
     """
     checks = list(diagnose())
     if output is Format.JSON:
-        show_json(checks)
+        show_json_rows(checks, "Check")
     else:
         rows = table("", "check", "", "found", "what to do")
         for check in checks:

@@ -26,7 +26,7 @@ from kbe_nat.cli.flags.objects import (
 from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
-from kbe_nat.cli.output import bold, show, show_json, table
+from kbe_nat.cli.output import bold, show, show_document, show_json_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask
 from kbe_nat.drivers.capture import CaptureQueue
@@ -241,7 +241,9 @@ def _show_all(
 ) -> None:
     pairs = list(zip(questions, answers, strict=True))
     if output is Format.JSON:
-        show_json([verdict_of(answer, question.name) for question, (_, answer) in pairs])
+        show_json_rows(
+            (verdict_of(answer, question.name) for question, (_, answer) in pairs), "Verdict"
+        )
         return
     for number, (question, (packet, explanation)) in enumerate(pairs, 1):
         gap = "" if number == 1 else "\n"
@@ -251,7 +253,7 @@ def _show_all(
 
 def _show(packet: bytes, explanation: ExplanationRow, output: Format) -> None:
     if output is Format.JSON:
-        show_json(verdict_of(explanation))
+        show_document(verdict_of(explanation))
     else:
         show(*_parts(packet, explanation))
 

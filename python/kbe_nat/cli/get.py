@@ -19,7 +19,7 @@ from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import parameter_names
 from kbe_nat.cli.kinds import Resources, resources
 from kbe_nat.cli.listing import Listing, place_of, selection_parameters, write_document
-from kbe_nat.cli.output import show
+from kbe_nat.cli.output import document_of, show
 from kbe_nat.cli.state_tables import stats_tables, status_tables
 from kbe_nat.cli.verb import verb
 from kbe_nat.cli.views import ENDPOINTS, FLOWS, NODES, SERVICES, SLICES
@@ -123,7 +123,9 @@ def _show_document(kind: str, socket: Path, output: Output) -> None:
     row, tables = DOCUMENTS[kind]
     (document,) = ask(socket, kind, row)
     if not output.is_table:
-        write_document(msgspec.to_builtins(document), output)
+        write_document(
+            document_of(document) if isinstance(document, msgspec.Struct) else document, output
+        )
     elif tables is None:
         print(document, end="")
     else:

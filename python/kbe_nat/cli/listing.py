@@ -119,7 +119,9 @@ class Listing(Generic[_Row]):
     ) -> None:
         form = settings.output.form
         if form == "json":
-            show_json(row, indent=None)
+            show_json(
+                {"apiVersion": API_VERSION, "kind": self.kind, **msgspec.to_builtins(row)}, None
+            )
         elif form in ("yaml", "jsonpath"):
             write_document(msgspec.to_builtins(row), settings.output)
             if form == "yaml":

@@ -43,6 +43,17 @@ def show_json(value: object, indent: int | None = 2) -> None:
     sys.stdout.flush()
 
 
+def document_of(value: msgspec.Struct) -> dict[str, object]:
+    """A struct as JSON has it alone: with the version, and the kind that its name says."""
+    kind = type(value).__name__.removesuffix("Row")
+    return {"apiVersion": API_VERSION, "kind": kind, **msgspec.to_builtins(value)}
+
+
+def show_document(value: msgspec.Struct, indent: int | None = 2) -> None:
+    """Write a struct as `show_json` does, with version and kind."""
+    show_json(document_of(value), indent)
+
+
 def show_json_rows(rows: Iterable[object], kind: str) -> None:
     """Write a list of things of a kind as `show_json` does, each row as it comes."""
     sys.stdout.write(f'{{\n  "apiVersion": "{API_VERSION}",\n  "kind": "{kind}List",\n')

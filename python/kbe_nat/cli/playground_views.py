@@ -16,7 +16,7 @@ GAP: Final = 3
 NAME: Final = Column[Any]("NAME", lambda row: row.name)
 AGE: Final = Column[Any]("AGE", lambda row: _age(row.seconds))
 PODS: Final = Listing[PodRow](
-    "Pod",
+    "PlaygroundPod",
     (
         NAME,
         Column("READY", lambda row: f"{int(row.ready)}/1"),
@@ -29,7 +29,7 @@ PODS: Final = Listing[PodRow](
     GAP,
 )
 SERVICES: Final = Listing[ServiceObjectRow](
-    "Service",
+    "PlaygroundService",
     (
         NAME,
         Column("CLUSTER-IP", lambda row: row.cluster_ip or "<pending>"),
@@ -41,7 +41,7 @@ SERVICES: Final = Listing[ServiceObjectRow](
     GAP,
 )
 CONTROLLERS: Final = Listing[ControllerRow](
-    "ReplicationController",
+    "PlaygroundController",
     (
         NAME,
         Column("DESIRED", lambda row: row.desired),
@@ -53,7 +53,7 @@ CONTROLLERS: Final = Listing[ControllerRow](
     GAP,
 )
 ENDPOINTS: Final = Listing[EndpointsRow](
-    "Endpoints",
+    "PlaygroundEndpoints",
     (NAME, Column("ENDPOINTS", lambda row: ",".join(row.endpoints) or "<none>")),
     lambda row: f"endpoints/{row.name}",
     GAP,

@@ -23,7 +23,7 @@ from kbe_nat.cli.flags.options import (
     warn,
 )
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
-from kbe_nat.cli.output import show, show_json
+from kbe_nat.cli.output import show, show_document
 from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
 from kbe_nat.cli.verb import verb
@@ -133,7 +133,7 @@ def _plan(objects: ObjectSettings, node: NodeSettings, choice: ChoiceSettings) -
 
 def _print(result: ReplayRow, comparison: Comparison | None, output: Format) -> None:
     if output is Format.JSON:
-        show_json(
+        show_document(
             structs.replace(result, comparison=comparison.summary()) if comparison else result
         )
     else:

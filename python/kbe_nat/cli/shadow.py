@@ -15,9 +15,10 @@ from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings
 from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import show, show_document, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.errors import KbeNatError, SettingError
+from kbe_nat.explain import verdict_word
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
@@ -79,7 +80,7 @@ class DisagreementRow(msgspec.Struct, frozen=True, rename={"source": "from", "de
     kernel: KernelFlowRow
     """The kernel's decision."""
     verdict: str
-    """kbe-nat's decision: dnat, pass, reject, drop or hold."""
+    """kbe-nat's decision: translate, reject, drop, pass or hold."""
     destinations: list[str]
     """Every endpoint that kbe-nat may choose."""
 
@@ -234,7 +235,7 @@ def _row(finding: Finding) -> DisagreementRow:
             backend=join_address(*flow.reply_source) if is_translated(flow) else None,
             masquerade=is_masqueraded(flow),
         ),
-        verdict={"translate": "dnat", "accept": "pass"}.get(finding.verdict, finding.verdict),
+        verdict=verdict_word(finding.verdict),
         destinations=list(finding.expected),
     )
 
@@ -243,7 +244,7 @@ def _report(finding: Finding, output: Format) -> None:
     """A disagreement, at once: a line for people, or of JSON."""
     row = _row(finding)
     if output is Format.JSON:
-        show_json(row, indent=None)
+        show_document(row, indent=None)
         return
     kernel = row.kernel.backend or "untranslated"
     mask = ", masqueraded" if row.kernel.masquerade else ""
@@ -260,7 +261,7 @@ def _summarise(comparison: Shadow, output: Format) -> None:
             OutcomeRow(service or None, outcome, count)
             for (service, outcome), count in sorted(comparison.counts.items())
         ]
-        show_json(ShadowRow(rows), indent=None)
+        show_document(ShadowRow(rows), indent=None)
         return
     rows_table = table("Flows", "service", "outcome", "flows", right=1)
     for (service, outcome), count in sorted(comparison.counts.items()):

@@ -1,40 +1,33 @@
 """The fates of a replay's packets: per service and backend, and by cause of refusal."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from kbe_nat._native import ServiceStats, Stats
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
+from kbe_nat.explain import verdict_word
 from kbe_nat.model import join_address
 
-
-class DirectionRow(msgspec.Struct, frozen=True):
-    """A count by direction."""
-
-    forward: int
-    """Towards the backend."""
-    back: int
-    """Towards the client."""
+Pair: TypeAlias = tuple[int, int]
+"""There and back."""
 
 
 class CarriedBackendRow(msgspec.Struct, frozen=True):
     """The part of one backend in a replay."""
 
-    address: str
-    """Of the backend."""
-    port: int
-    """Of the backend."""
+    backend: str
+    """Address and port."""
     flows: int
     """Connections that it got."""
     active: int
     """Connections that the capture has not ended."""
-    packets: DirectionRow
-    """Packets of these connections."""
-    bytes: DirectionRow
-    """Their bytes, of the IP packets."""
+    packets: Pair
+    """Packets of these connections, there and back."""
+    bytes: Pair
+    """Their bytes, of the IP packets, there and back."""
 
 
 class CarriedServiceRow(msgspec.Struct, frozen=True):
@@ -46,10 +39,10 @@ class CarriedServiceRow(msgspec.Struct, frozen=True):
     """Connections to it."""
     active: int
     """Connections that the capture has not ended."""
-    packets: DirectionRow
-    """Packets of these connections."""
-    bytes: DirectionRow
-    """Their bytes, of the IP packets."""
+    packets: Pair
+    """Packets of these connections, there and back."""
+    bytes: Pair
+    """Their bytes, of the IP packets, there and back."""
     refused: dict[str, int]
     """Packets that were refused, by cause."""
     backends: list[CarriedBackendRow]
@@ -66,7 +59,7 @@ class ReplayRow(msgspec.Struct, frozen=True):
     packets: int
     """Packets that were read."""
     actions: dict[str, int]
-    """Packets by the engine's action."""
+    """Packets by verdict."""
     causes: dict[str, int]
     """Packets by the action's cause."""
     flows: int
@@ -100,7 +93,7 @@ def summary(
         capture=capture,
         seed=seed,
         packets=sum(stats.actions.values()),
-        actions=dict(stats.actions),
+        actions={verdict_word(name): count for name, count in stats.actions.items()},
         causes=dict(stats.causes),
         flows=sum(service.flows for service in stats.services),
         services=[_service(service) for service in stats.services],
@@ -134,7 +127,7 @@ def tables(result: ReplayRow) -> list[Any]:
     for service in result.services:
         carried.add_row(service.name, "", *_numbers(service))
         for backend in service.backends:
-            carried.add_row("", join_address(backend.address, backend.port), *_numbers(backend))
+            carried.add_row("", backend.backend, *_numbers(backend))
         for cause, packets in service.refused.items():
             refused.add_row(service.name, cause, str(packets))
     for cause, packets in result.refused_without_service.items():
@@ -174,17 +167,16 @@ def _service(service: ServiceStats) -> CarriedServiceRow:
         name=service.name,
         flows=service.flows,
         active=service.active,
-        packets=DirectionRow(*service.packets),
-        bytes=DirectionRow(*service.bytes),
+        packets=service.packets,
+        bytes=service.bytes,
         refused=dict(service.refused),
         backends=[
             CarriedBackendRow(
-                address=backend.address,
-                port=backend.port,
+                backend=join_address(backend.address, backend.port),
                 flows=backend.flows,
                 active=backend.active,
-                packets=DirectionRow(*backend.packets),
-                bytes=DirectionRow(*backend.bytes),
+                packets=backend.packets,
+                bytes=backend.bytes,
             )
             for backend in service.backends
         ],
@@ -192,9 +184,7 @@ def _service(service: ServiceStats) -> CarriedServiceRow:
 
 
 def _numbers(row: CarriedServiceRow | CarriedBackendRow) -> list[str]:
-    packets, octets = row.packets, row.bytes
-    counts = (row.flows, packets.forward, packets.back, octets.forward, octets.back)
-    return list(map(str, counts))
+    return list(map(str, (row.flows, *row.packets, *row.bytes)))
 
 
 CARRIED: Final = frozenset(
@@ -204,7 +194,7 @@ CARRIED: Final = frozenset(
 service.
 """
 ACTION_WORDS: Final = {
-    "accept": "left alone",
+    "pass": "passed",
     "translate": "translated",
     "drop": "dropped",
     "reject": "rejected",

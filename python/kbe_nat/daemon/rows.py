@@ -309,7 +309,7 @@ class StatsRow(msgspec.Struct, frozen=True):
     """`get stats`: all counters."""
 
     actions: dict[str, int]
-    """Packets by what was done with them."""
+    """Packets by verdict: translate, reject, drop, pass or hold."""
     causes: dict[str, int]
     """Packets by the reason."""
     flows: int

@@ -39,7 +39,7 @@ from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError, NotFoundError
-from kbe_nat.explain import ExplanationRow, explain_in_plan
+from kbe_nat.explain import ExplanationRow, explain_in_plan, verdict_word
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import ServiceKey, Strategy, qualified
 from kbe_nat.policy.selector import label_map
@@ -241,7 +241,7 @@ class Verbs:
         """All counters."""
         stats = self._controller.engine.stats()
         yield StatsRow(
-            actions=dict(stats.actions),
+            actions={verdict_word(name): count for name, count in stats.actions.items()},
             causes=dict(stats.causes),
             flows=stats.flows,
             assured=stats.assured,
