@@ -40,6 +40,8 @@ class Parameter(NamedTuple):
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """The native functions, methods, and classes that can be called, by their names."""
     for node in STUB.body:
+        if getattr(node, "name", "_").startswith("_"):
+            continue
         if isinstance(node, ast.FunctionDef):
             yield node.name, node
         if isinstance(node, ast.ClassDef):
@@ -142,6 +144,20 @@ BY_NAME: dict[str, Any] = {
 }
 
 
+WORDS = {
+    "words.Allocation": "random",
+    "words.FrontendKind": "cluster-ip",
+    "words.InvalidTcp": "drop",
+    "words.Mapping": "endpoint-dependent",
+    "words.Midstream": "drop",
+    "words.Mode": "iptables",
+    "words.Offloaded": "pass",
+    "words.Protocol": "tcp",
+    "words.UnknownPort": "drop",
+    "_Strategy": "rr",
+}
+
+
 def right(parameter: Parameter) -> Any:
     """A value that this parameter can have."""
     _, name, annotation, _ = parameter
@@ -153,12 +169,12 @@ def right(parameter: Parameter) -> Any:
         value = (1,) * annotation.count("int")
     elif annotation.startswith(("Sequence", "list")):
         value = []
+    elif annotation == "_Buffer | Sequence[_Buffer]":
+        value = [bytearray(PACKET)]
     elif "Buffer" in annotation:
         value = b""
-    elif annotation.startswith("bytearray"):
-        value = [bytearray(PACKET)]
     else:
-        value = RIGHT[annotation]
+        value = WORDS.get(annotation) or RIGHT[annotation]
     return value() if callable(value) else value
 
 
@@ -193,7 +209,7 @@ def wrong(parameter: Parameter) -> Iterator[Any]:
         yield from (5, "ab") if is_buffer else WRONG["Sequence"]
         if plain.startswith("Sequence[int]"):
             yield from ([value] for value in NUMBERS)
-    elif plain.startswith("bytearray"):
+    elif parameter.function == "Engine.process_batch" and parameter.name == "packets":
         yield from (5, "ab", [b"a"], [5])
     elif "Buffer" in plain or plain == "bytes":
         yield from (5, "text", [b"a"])
@@ -327,7 +343,7 @@ def test_an_address_with_a_zone_is_none() -> None:
             "port is a whole number from 0 to 65535, not 70000",
         ),
         (
-            lambda: kbe_nat.Frontend("10.0.0.1", 80, "nodeport"),
+            lambda: kbe_nat.Frontend("10.0.0.1", 80, "nodeport"),  # type: ignore[arg-type]
             "kind is 'cluster-ip', 'external-ip', 'load-balancer' or 'node-port', not 'nodeport'",
         ),
         (
@@ -345,7 +361,7 @@ def test_an_address_with_a_zone_is_none() -> None:
         (lambda: _native.NftTable(5, "t"), "family is 4 or 6, not 5"),
         (lambda: kbe_nat.ServicePort("", [], []), "name is that of a service port, not ''"),
         (
-            lambda: kbe_nat.ServicePort("a/b", [], [], protocol="icmp"),
+            lambda: kbe_nat.ServicePort("a/b", [], [], protocol="icmp"),  # type: ignore[arg-type]
             "protocol is 'tcp', 'udp' or 'sctp', not 'icmp'",
         ),
         (
@@ -353,7 +369,7 @@ def test_an_address_with_a_zone_is_none() -> None:
             "packets is one buffer: give offsets, or a sequence of buffers",
         ),
         (
-            lambda: engine().process_batch([b"a"], 0),  # type: ignore[list-item]
+            lambda: engine().process_batch([b"a"], 0),
             "packets[0] is a writable buffer, such as a bytearray, not b'a'",
         ),
         (lambda: connects().quantile(1.5), "share is a number from 0 to 1, not 1.5"),

@@ -15,6 +15,7 @@ import kbe_nat
 from harness.captures import ETHERNET, NANOSECONDS, block, frames_of, pcap, pcapng
 from harness.replays import CLIENT, POD, SECOND, START, VIP, engine, replayed, syn, translated
 from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.words import Answer
 
 LINKS = [
     (1, ETHERNET),
@@ -86,7 +87,7 @@ def test_what_is_nobodys_stays_and_what_is_dropped_is_absent(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("answer", ["icmp", "tcp-reset"])
-def test_a_refused_packet_becomes_its_refusal(tmp_path: Path, answer: str) -> None:
+def test_a_refused_packet_becomes_its_refusal(tmp_path: Path, answer: Answer) -> None:
     target = replayed(tmp_path, pcap([(START, ETHERNET + syn(81))], 1), answer=answer)
     [(time, frame)] = frames_of(target)
     assert (time, frame[:14]) == (START, ETHERNET[6:12] + ETHERNET[:6] + b"\x08\x00")

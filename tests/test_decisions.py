@@ -87,7 +87,7 @@ def test_looking_is_no_decision(controller: Controller) -> None:
 
 def test_wrong_filters_are_told(controller: Controller) -> None:
     with pytest.raises(ArgumentError, match="verdict is"):
-        controller.engine.decisions(verdict="accept")
+        controller.engine.decisions(verdict="accept")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="client is an IP address, not 'web'"):
         controller.engine.decisions(client="web")
     with pytest.raises(

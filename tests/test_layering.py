@@ -74,9 +74,9 @@ PYTHON = {
     "reference": "",
     "policy": "family model",
     "sources": "_native family collector errors metrics model",
-    "engine_tables": "_native family policy",
+    "engine_tables": "_native family policy words",
     "rules": "family _native commands errors model packets policy",
-    "drivers": "_native errors rules",
+    "drivers": "_native errors rules words",
     "datapath": "family _native drivers errors model policy rules",
     "control": "family collector _native datapath engine_tables errors model policy",
     "kubeproxy": "family errors model policy sources",
@@ -85,16 +85,18 @@ PYTHON = {
     "client": "errors",
     "explain": "_native family kubeproxy model packets policy rules",
     "daemon": "family collector _native client commands control datapath drivers errors explain "
-    "kubeproxy metrics model packets policy rules server sources version",
+    "kubeproxy metrics model packets policy rules server sources version words",
     "doctor": "daemon datapath drivers errors extras rules",
     "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
     "cli": "_native cli_words client daemon doctor drivers engine_tables errors explain extras "
-    "family interrupt kubeproxy lab model packets playground policy rules shadow sources version",
+    "family interrupt kubeproxy lab model packets playground policy rules shadow sources version "
+    "words",
     "cli_words": "",
-    "session": "_native",
+    "session": "_native words",
+    "words": "",
     "compat": "_native errors",
     "loading": "_native engine_tables errors model policy sources",
     "__init__": "family _native errors loading model session",

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import kbe_nat
 from harness import traffic
 from harness.traffic import ACK, SYN, Talk
+from kbe_nat.words import StrategyName
 
 VIP, OTHER_VIP = "172.30.0.1", "172.30.0.2"
 PODS = tuple(f"172.17.0.{last}" for last in (3, 4, 5, 6))
@@ -39,7 +40,7 @@ class Machine(RuleBasedStateMachine):
             ["random", "rr", "wrr", "lc", "p2c", "mh", "sh", "ring", "bounded", "peak-ewma"]
         ),
     )
-    def begin(self, snat: bool, strategy: str) -> None:
+    def begin(self, snat: bool, strategy: StrategyName) -> None:
         """Serve one frontend."""
         self.settings: dict[str, Any] = {
             "limits": kbe_nat.Limits(**LIMITS),

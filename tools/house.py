@@ -191,9 +191,11 @@ def measure_rust(paths: list[Path]) -> Measure:
                     (i for i in range(number, len(rows)) if rows[i] == header.group(1) + "}"),
                     number,
                 )
-                if end - number + 2 > FUNCTION_LINES:
-                    measure.long_functions.append(f"{place}:{number}: {header.group(2)}")
                 signature = " ".join(rows[number - 1 : end]).partition("{")[0]
+                # A trait declares functions without a body; `;` also stands in types of arrays.
+                is_declared = re.search(r"\)[^;{\[]*;", signature) is not None
+                if end - number + 2 > FUNCTION_LINES and not is_declared:
+                    measure.long_functions.append(f"{place}:{number}: {header.group(2)}")
                 parameters = re.findall(r"\b\w+: ", signature.partition("->")[0])
                 if len(parameters) > PARAMETERS and not _is_python_constructor(rows, number):
                     measure.crowded.append(f"{place}:{number}: {header.group(2)}")

@@ -42,6 +42,9 @@ def _documented(tree: ast.Module) -> Iterator[tuple[Documented, str]]:
     for node in tree.body:
         if not isinstance(node, Documented) or node.name in FOREIGN:
             continue
+        # A class of the stub alone is a type for its annotations.
+        if not hasattr(_native, node.name):
+            continue
         value = getattr(_native, node.name)
         yield node, _docstring(value)
         if isinstance(node, ast.ClassDef):

@@ -4,11 +4,20 @@ Addresses are text (`"10.0.0.1"`, `"fd00::1"`); objects of `ipaddress` are taken
 nanoseconds of any monotonic clock, packets start at the IP header.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Final, Self, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
+
+from kbe_nat import words
+from kbe_nat.model import Strategy
+
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+else:
+    from typing_extensions import Buffer
 
 __all__ = [
     "ACTIONS",
@@ -65,6 +74,7 @@ __all__ = [
     "Transaction",
     "Verdict",
     "__version__",
+    "_restore",
     "conntrack_entries",
     "probe_flows",
     "protobuf_event",
@@ -75,7 +85,14 @@ __all__ = [
     "traffic_ping",
 ]
 
-_Buffer: TypeAlias = bytes | bytearray | memoryview
+class _Array(Protocol):
+    """An array of numpy. It is a buffer, which numpy's own types say for 3.12 and newer only."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+_Buffer: TypeAlias = Buffer | _Array
+_Strategy: TypeAlias = words.StrategyName | Strategy
 _Address: TypeAlias = str | IPv4Address | IPv6Address
 _Network: TypeAlias = _Address | IPv4Network | IPv6Network
 
@@ -84,11 +101,11 @@ class PanicException(BaseException):
 
 __version__: Final[str]
 
-ACTIONS: Final[tuple[str, ...]]
+ACTIONS: Final[tuple[words.Action, ...]]
 """Names of the actions by number, as in the first byte of a verdict record."""
-CAUSES: Final[tuple[str, ...]]
+CAUSES: Final[tuple[words.Cause, ...]]
 """Names of the causes by number, as in the second byte of a verdict record."""
-STRATEGIES: Final[tuple[str, ...]]
+STRATEGIES: Final[tuple[words.StrategyName, ...]]
 """Names of all strategies; `kbe_nat.Strategy` has the same."""
 TIMEOUTS: Final[Mapping[str, float]]
 """Names and default values, in seconds, of all flow timeouts (nf_conntrack's names and values)."""
@@ -250,7 +267,12 @@ class RawQueue:
         there may be none then. Raises `QueueError`.
         """
     def set_verdict(
-        self, id: int, verdict: str, *, mark: int | None = None, payload: _Buffer | None = None
+        self,
+        id: int,
+        verdict: words.QueueVerdict,
+        *,
+        mark: int | None = None,
+        payload: _Buffer | None = None,
     ) -> None:
         """Decide about a packet: "accept", "drop" or "repeat", with another mark, and with other
         bytes in the place of all of its own. Raises `QueueError`, `ArgumentError` for another
@@ -534,7 +556,9 @@ class Frontend:
     address "" and stands for every address of `NodeView`'s `node_ports`. Raises `ArgumentError`.
     """
 
-    def __new__(cls, address: _Address, port: int, kind: str = "cluster-ip") -> Frontend: ...
+    def __new__(
+        cls, address: _Address, port: int, kind: words.FrontendKind = "cluster-ip"
+    ) -> Frontend: ...
     @property
     def address(self) -> str:
         """The IP address, as text; empty for a node port."""
@@ -542,7 +566,7 @@ class Frontend:
     def port(self) -> int:
         """The port."""
     @property
-    def kind(self) -> str:
+    def kind(self) -> words.FrontendKind:
         """ "cluster-ip", "external-ip", "load-balancer" or "node-port"."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -570,7 +594,7 @@ class ServicePort:
         cluster_backends: Sequence[Backend],
         *,
         family: int | None = None,
-        protocol: str = "tcp",
+        protocol: words.Protocol = "tcp",
         local_backends: Sequence[Backend] = (),
         serving_backends: Sequence[Backend] = (),
         is_internal_local: bool = False,
@@ -578,7 +602,7 @@ class ServicePort:
         affinity_seconds: int | None = None,
         source_ranges: Sequence[_Network] = (),
         source_ranges_apply_to_all: bool = False,
-        strategy: str = "random",
+        strategy: _Strategy = "random",
         table_size: int | None = None,
         virtual_nodes: int | None = None,
         epsilon: float | None = None,
@@ -591,7 +615,7 @@ class ServicePort:
     def family(self) -> int:
         """The address family, 4 or 6."""
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> words.Protocol:
         """ "tcp", "udp" or "sctp"."""
     @property
     def frontends(self) -> list[Frontend]:
@@ -603,7 +627,7 @@ class ServicePort:
     def local_backends(self) -> list[Backend]:
         """The backends of this node, which serve with the traffic policy Local."""
     @property
-    def strategy(self) -> str:
+    def strategy(self) -> words.StrategyName:
         """The name of the strategy, one of `kbe_nat.Strategy`."""
     @property
     def affinity_seconds(self) -> int | None:
@@ -664,9 +688,9 @@ class NodeView:
         pod_ranges: Sequence[_Network] = (),
         pod_interfaces: Sequence[int] | None = None,
         masquerade_all: bool = False,
-        unknown_port: str = "pass",
+        unknown_port: words.UnknownPort = "pass",
         unallocated: Sequence[_Network] = (),
-        mode: str = "iptables",
+        mode: words.Mode = "iptables",
     ) -> NodeView: ...
     @property
     def addresses(self) -> list[str]:
@@ -682,11 +706,11 @@ class Verdict:
     """
 
     @property
-    def action(self) -> str:
+    def action(self) -> words.Action:
         """ "accept", "translate", "drop", "reject" or "hold"."""
     @property
-    def cause(self) -> str:
-        """Why, in a word, such as "new", "established" or "no-backend"."""
+    def cause(self) -> words.Cause:
+        """Why, in a word, such as "new", "established" or "no-endpoints"."""
     @property
     def packet(self) -> bytes | None:
         """The bytes to send on; None where the packet is not sent."""
@@ -696,7 +720,7 @@ class Verdict:
         kube-proxy's MASQUERADE does.
         """
     @property
-    def direction(self) -> str | None:
+    def direction(self) -> words.Direction | None:
         """ "original" (towards the backend), "reply", or None where no flow is concerned."""
     @property
     def is_new(self) -> bool:
@@ -710,10 +734,10 @@ class Flow:
     """A connection as the engine sees it at one moment. Ages and timeouts in seconds."""
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> words.Protocol:
         """ "tcp", "udp" or "sctp"."""
     @property
-    def state(self) -> str | None:
+    def state(self) -> words.State | None:
         """nf_conntrack's name of a TCP or SCTP state, else None."""
     @property
     def assured(self) -> bool:
@@ -905,7 +929,7 @@ class Decision:
     def time(self) -> int:
         """In nanoseconds of the caller's clock, up to 70 ms early."""
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> words.Protocol:
         """ "tcp", "udp" or "sctp"."""
     @property
     def client(self) -> tuple[str, int]:
@@ -920,10 +944,10 @@ class Decision:
     def backend(self) -> tuple[str, int] | None:
         """None when it was not served."""
     @property
-    def action(self) -> str:
+    def action(self) -> words.Decided:
         """ "translate", "drop" or "reject"."""
     @property
-    def cause(self) -> str:
+    def cause(self) -> words.Cause:
         """Why, in a word, as of a `Verdict`."""
     @property
     def choice(self) -> str | None:
@@ -944,10 +968,10 @@ class Explanation:
     """Why a packet gets its verdict. Nothing was changed to find out."""
 
     @property
-    def action(self) -> str:
+    def action(self) -> words.Action:
         """What `process` would do, as the action of a `Verdict`."""
     @property
-    def cause(self) -> str:
+    def cause(self) -> words.Cause:
         """Why, in a word, as of a `Verdict`."""
     @property
     def service(self) -> str | None:
@@ -958,7 +982,7 @@ class Explanation:
         known flow, or to nobody.
         """
     @property
-    def scope(self) -> str | None:
+    def scope(self) -> Literal["cluster", "local"] | None:
         """ "cluster" or "local": which endpoints serve it, when it opens a flow."""
     @property
     def backend(self) -> str | None:
@@ -1062,8 +1086,8 @@ class Snat:
         *,
         ports: tuple[int, int] = (1024, 65535),
         reserved: tuple[int, int] = (30000, 32767),
-        allocation: str = "preserve",
-        mapping: str = "endpoint-dependent",
+        allocation: words.Allocation = "preserve",
+        mapping: words.Mapping = "endpoint-dependent",
         block_size: int | None = None,
         blocks_per_client: int | None = None,
         clients: Sequence[_Network] = (),
@@ -1078,10 +1102,10 @@ class Snat:
     def reserved(self) -> tuple[int, int]:
         """The range of ports that are never leased: the lowest and the highest."""
     @property
-    def allocation(self) -> str:
+    def allocation(self) -> words.Allocation:
         """Which port a new mapping gets."""
     @property
-    def mapping(self) -> str:
+    def mapping(self) -> words.Mapping:
         """Whether a client's port has a port for each backend, or one towards all."""
     @property
     def block_size(self) -> int | None:
@@ -1127,9 +1151,9 @@ class Engine:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         snat: Snat | None = None,
-        midstream: str = "consistent",
-        invalid: str = "translate",
-        offloaded: str = "decide",
+        midstream: words.Midstream = "consistent",
+        invalid: words.InvalidTcp = "translate",
+        offloaded: words.Offloaded = "decide",
     ) -> Engine: ...
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Let flows live so long without packets, each from its next packet on."""
@@ -1194,7 +1218,7 @@ class Engine:
 
     def process_batch(
         self,
-        packets: bytearray | memoryview | Sequence[bytearray],
+        packets: _Buffer | Sequence[_Buffer],
         now: int,
         *,
         offsets: Sequence[int] | _Buffer | None = None,
@@ -1266,7 +1290,7 @@ class Engine:
         *,
         service: str | None = None,
         client: _Address | None = None,
-        verdict: str | None = None,
+        verdict: words.Decided | None = None,
         since: int | None = None,
         after: int = 0,
         limit: int | None = None,
@@ -1300,7 +1324,7 @@ class Engine:
         until they are taken, and the oldest are lost. 0 notes nothing.
         """
 
-    def take_events(self) -> tuple[list[tuple[str, Flow]], int]:
+    def take_events(self) -> tuple[list[tuple[words.Event, Flow]], int]:
         """What happened since the last call, oldest first by family: "NEW", "UPDATE" (another
         state) or "DESTROY", and the flow as it was then; and how many events were lost.
         """
@@ -1402,7 +1426,7 @@ class CaptureWriter:
     """
 
     def __new__(
-        cls, path: str | None, reader: CaptureReader, answer: str = "icmp"
+        cls, path: str | None, reader: CaptureReader, answer: words.Answer = "icmp"
     ) -> CaptureWriter: ...
     def write(self, frames: CaptureBatch, packets: _Buffer, verdicts: bytes) -> None:
         """Write what is sent on: frames with the `packets` that `process_batch` left, refusals
@@ -1487,7 +1511,7 @@ def probe_flows() -> None:
     thread; none of them is looked at. Raises `ConntrackError`.
     """
 
-def reject(packet: _Buffer, answer: str = "icmp") -> bytes | None:
+def reject(packet: _Buffer, answer: words.Answer = "icmp") -> bytes | None:
     """The packet that rejects `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
     `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
 
@@ -1617,3 +1641,6 @@ def traffic_ping(
     address: _Address, port: int, count: int, rate: float | None, wait: float, fresh: bool
 ) -> bytes:
     """`Pings` in JSON."""
+
+def _restore(name: str, state: object, /) -> object:
+    """The value of this class with the state that its `__reduce__` gave: for pickles and copies."""

@@ -1,6 +1,8 @@
 """From a `Plan` to the native objects that the engine takes. Nothing is decided here."""
 
-from kbe_nat import _native
+from typing import cast
+
+from kbe_nat import _native, words
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.options import Mode, unknown_port
 from kbe_nat.policy.plan import LOAD_BALANCER, Backend, Plan, PlannedPort, unallocated
@@ -55,9 +57,9 @@ def native_node(plan: Plan) -> _native.NodeView:
         pod_ranges=plan.pod_ranges,
         pod_interfaces=options.pod_interfaces if options.pod_interface else None,
         masquerade_all=options.masquerade_all,
-        unknown_port=unknown_port(options),
+        unknown_port=cast(words.UnknownPort, unknown_port(options)),
         unallocated=unallocated(plan),
-        mode=options.mode,
+        mode=cast(words.Mode, options.mode),
     )
 
 
@@ -75,12 +77,14 @@ def native_port(port: PlannedPort, mode: Mode) -> _native.ServicePort:
     return _native.ServicePort(
         port.name,
         [
-            _native.Frontend(frontend.address, frontend.port, frontend.kind)
+            _native.Frontend(
+                frontend.address, frontend.port, cast(words.FrontendKind, frontend.kind)
+            )
             for frontend in port.frontends
         ],
         [native_backend(backend) for backend in port.cluster_backends],
         family=port.family,
-        protocol=port.protocol,
+        protocol=cast(words.Protocol, port.protocol),
         local_backends=[native_backend(backend) for backend in port.local_backends],
         serving_backends=[native_backend(backend) for backend in port.serving_backends],
         is_internal_local=port.is_internal_local,

@@ -6,13 +6,14 @@ from scapy.layers.inet import IP, TCP
 
 import kbe_nat
 from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.words import Answer, StrategyName
 
 VIP, POD, CLIENT = "172.30.228.255", "172.17.0.3", "10.0.2.15"
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 
 
-def engine(strategy: str = "rr") -> kbe_nat.Engine:
+def engine(strategy: StrategyName = "rr") -> kbe_nat.Engine:
     engine = kbe_nat.Engine(seed=1)
     engine.replace_services(
         [
@@ -52,7 +53,7 @@ def translated(packet: bytes) -> bytes:
 
 
 def replayed(
-    tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: str = "icmp"
+    tmp_path: Path, content: bytes, own: kbe_nat.Engine | None = None, answer: Answer = "icmp"
 ) -> Path:
     source, target = tmp_path / "in.pcap", tmp_path / "out.pcap"
     source.write_bytes(content)

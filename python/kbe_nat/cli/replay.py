@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from msgspec import structs
 
+from kbe_nat import words
 from kbe_nat._native import Engine, Loop, Snat
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.flag import Argument, Flag
@@ -105,7 +106,7 @@ def replay(
         source = CaptureQueue(
             capture,
             target,
-            answer=node.reject_with,
+            answer=cast(words.Answer, node.reject_with),
             inputs=[
                 name for name in (*objects.files, *compare, node.config) if name not in (None, "-")
             ],

@@ -3,9 +3,11 @@ them. docs/json.md is made from this file.
 """
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
+
+from kbe_nat import words
 
 Pair: TypeAlias = tuple[int, int]
 """Of packets to backends, and of packets back."""
@@ -255,6 +257,11 @@ class DecisionAction(StrEnum):
     TRANSLATE = "translate"
     DROP = "drop"
     REJECT = "reject"
+
+
+def decided(action: DecisionAction | None) -> words.Decided | None:
+    """The action as the engine takes it."""
+    return cast(words.Decided | None, action)
 
 
 class DecisionRow(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -19,7 +19,7 @@ class Subscription:
         self._events: deque[tuple[str, Flow]] = deque()
         self._is_filled = threading.Condition()
 
-    def put(self, events: list[tuple[str, Flow]]) -> None:
+    def put(self, events: Sequence[tuple[str, Flow]]) -> None:
         """Add events; a subscriber that is too slow loses the newest."""
         with self._is_filled:
             self._events.extend(events[: CAPACITY - len(self._events)])

@@ -33,6 +33,7 @@ from kbe_nat.daemon.rows import (
     SliceRow,
     StatsRow,
     StatusRow,
+    decided,
 )
 from kbe_nat.daemon.selection import Selection
 from kbe_nat.daemon.singleton import QUEUE
@@ -192,16 +193,17 @@ class Verbs:
         are followed, new ones come as they are made, and an empty page now and then.
         """
         engine = self._controller.engine
+        action = decided(verdict)
         chosen = self._select(**selection)
 
         def look(**bounds: Any) -> list[Decision]:  # noqa: ANN401
             if not chosen:
-                return engine.decisions(client=client, verdict=verdict, **bounds)
+                return engine.decisions(client=client, verdict=action, **bounds)
             decisions = [
                 decision
                 for name in chosen.service_names()
                 for decision in engine.decisions(
-                    service=name, client=client, verdict=verdict, **bounds
+                    service=name, client=client, verdict=action, **bounds
                 )
             ]
             decisions.sort(key=lambda decision: decision.sequence)

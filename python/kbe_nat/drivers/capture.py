@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
+from kbe_nat import words
 from kbe_nat._native import CaptureBatch, CaptureReader, CaptureWriter
 from kbe_nat.drivers.queue import Batch
 from kbe_nat.errors import CaptureError
@@ -36,7 +37,7 @@ class CaptureQueue:
         source: str | Path,
         target: str | Path | None = None,
         *,
-        answer: str = "icmp",
+        answer: words.Answer = "icmp",
         inputs: Iterable[str | Path] = (),
         progress: Callable[[int], None] = lambda position: None,
     ) -> None:

@@ -7,6 +7,7 @@ use kbe_nat_netlink::addresses::Addresses;
 use pyo3::prelude::*;
 
 use crate::errors;
+use crate::values::machines;
 
 /// The addresses in the network namespace of the thread that makes this object. All methods raise
 /// `RulesError`.
@@ -50,4 +51,8 @@ impl NodeAddresses {
         py.detach(|| question(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
             .map_err(|error| errors::addresses(&error))
     }
+}
+
+machines! {
+    NodeAddresses: "it has a socket of the kernel",
 }

@@ -13,6 +13,7 @@ use pyo3::types::PyBytes;
 
 use crate::arguments;
 use crate::errors;
+use crate::values::{Portable, machines, portable};
 
 /// An answer of an API server in protobuf with one object in it, a Status among others. Raises
 /// `EncodingError` when the bytes are no such answer.
@@ -157,7 +158,8 @@ pub(crate) fn protobuf_event(
 }
 
 /// An object that cannot be read; others of its answer can.
-#[pyclass(frozen, get_all, module = "kbe_nat")]
+#[pyclass(frozen, eq, get_all, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ProtobufRefusal {
     /// The kind of the object, such as "Service".
     kind: String,
@@ -179,6 +181,29 @@ impl ProtobufRefusal {
         let Self { kind, namespace, name, path, reason, .. } = self;
         format!("ProtobufRefusal({kind:?}, {namespace:?}, {name:?}, {path:?}, {reason:?})")
     }
+}
+
+portable!(ProtobufRefusal);
+
+impl Portable for ProtobufRefusal {
+    type State = [String; 6];
+
+    fn state(&self) -> Self::State {
+        let Self { kind, namespace, name, resource_version, path, reason } = self.clone();
+        [kind, namespace, name, resource_version, path, reason]
+    }
+
+    fn restore(
+        [kind, namespace, name, resource_version, path, reason]: Self::State,
+    ) -> Option<Self> {
+        Some(Self { kind, namespace, name, resource_version, path, reason })
+    }
+}
+
+machines! {
+    ProtobufDocument: "keep the bytes of the answer",
+    ProtobufFrames: "it reads a stream",
+    ProtobufList: "keep the bytes of the answer",
 }
 
 fn document(answer: PyBackedBytes) -> PyResult<Document> {

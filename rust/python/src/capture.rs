@@ -12,6 +12,7 @@ use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::arguments::{self, Octets};
 use crate::errors::{self, argument};
+use crate::values::machines;
 
 /// Reads a pcap or pcapng file in batches; memory does not grow with the file.
 ///
@@ -190,4 +191,10 @@ impl CaptureWriter {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         writer.map_or(Ok(()), Writer::close).map_err(|error| errors::capture(&self.path, error))
     }
+}
+
+machines! {
+    CaptureBatch: "take its packets, offsets and times",
+    CaptureReader: "open the file again",
+    CaptureWriter: "it has an open file",
 }

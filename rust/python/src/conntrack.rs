@@ -10,7 +10,7 @@ use std::time::Duration;
 use kbe_nat_datapath as datapath;
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_netlink::conntrack::{
-    Answers, Change, Entry, Events, Requests, Statistics, Topic, Waker,
+    Answers, Change, Ends, Entry, Events, Requests, Statistics, Topic, Waker,
 };
 use pyo3::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::arguments;
 use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
+use crate::values::{Portable, machines, portable, text};
 
 /// Keeps an engine's flows in step with the kernel's connection tracking, in the network namespace
 /// of the thread that makes this object. Flows are identified by their ends, whatever their
@@ -202,7 +203,8 @@ impl AnswerWatch {
 
 /// A flow that the kernel tracks, in its default zone. Ends are addresses and ports; ports are 0
 /// where the protocol has none.
-#[pyclass(frozen, module = "kbe_nat._native")]
+#[pyclass(frozen, eq, module = "kbe_nat._native")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ConntrackEntry(Entry);
 
 #[pymethods]
@@ -236,6 +238,59 @@ impl ConntrackEntry {
     fn reply_destination(&self) -> (String, u16) {
         convert::end(&self.0.reply.dst)
     }
+
+    fn __repr__(&self) -> String {
+        let (protocol, Entry { original, reply, .. }) = (self.protocol(), &self.0);
+        let (source, destination) = (original.src, original.dst);
+        format!("<ConntrackEntry {protocol} {source} -> {destination} on {}>", reply.src)
+    }
+}
+
+portable!(ConntrackEntry);
+
+impl Portable for ConntrackEntry {
+    /// Identifier, protocol, flags, state and timeout; ends; counters.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        (Option<u32>, u8, bool, bool, Option<u8>, Option<u32>),
+        [String; 4],
+        Option<[(u64, u64); 2]>,
+    );
+
+    fn state(&self) -> Self::State {
+        let entry = &self.0;
+        let flags = (entry.is_replied, entry.is_assured);
+        (
+            (entry.id, entry.protocol, flags.0, flags.1, entry.state, entry.timeout),
+            [&entry.original.src, &entry.original.dst, &entry.reply.src, &entry.reply.dst]
+                .map(text),
+            entry.counters,
+        )
+    }
+
+    fn restore((head, ends, counters): Self::State) -> Option<Self> {
+        let (id, protocol, is_replied, is_assured, state, timeout) = head;
+        let [source, destination, reply_source, reply_destination] = ends;
+        let original = Ends { src: source.parse().ok()?, dst: destination.parse().ok()? };
+        let reply = Ends { src: reply_source.parse().ok()?, dst: reply_destination.parse().ok()? };
+        Some(Self(Entry {
+            id,
+            protocol,
+            original,
+            reply,
+            is_replied,
+            is_assured,
+            state,
+            timeout,
+            counters,
+        }))
+    }
+}
+
+machines! {
+    AnswerWatch: "it has a socket of the kernel",
+    ConntrackEvents: "it has a socket of the kernel",
+    ConntrackSync: "it has a socket of the kernel",
 }
 
 /// Hears of flows that begin, in the network namespace of the thread that makes this object. At

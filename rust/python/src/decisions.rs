@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 
 use kbe_nat_engine::decisions::Decision as CoreDecision;
+use kbe_nat_engine::tuple::Protocol;
+use kbe_nat_engine::{Action, Cause};
 use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::convert::end;
+use crate::values::{Portable, constant, portable, text};
 
 /// A decision about the first packet of a flow, as it was when it was made.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Decision(pub(crate) CoreDecision);
 
 #[pymethods]
@@ -100,5 +104,52 @@ impl Decision {
         let CoreDecision { sequence, protocol, client, frontend, action, cause, .. } = &self.0;
         let (action, cause) = (action.name(), cause.name());
         format!("<Decision {sequence} {protocol} {client} -> {frontend}: {action}, {cause}>")
+    }
+}
+
+portable!(Decision);
+
+impl Portable for Decision {
+    /// Sequence, time, protocol and generation; client and frontend; service port, backend and
+    /// choice; action and cause by their places; endpoints.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        (u64, u64, u8, u32),
+        (String, String),
+        [Option<String>; 3],
+        (usize, usize),
+        Option<Vec<String>>,
+    );
+
+    fn state(&self) -> Self::State {
+        let decision = &self.0;
+        let backend = decision.backend.as_ref().map(text);
+        (
+            (decision.sequence, decision.time, decision.protocol.0, decision.generation),
+            (text(&decision.client), text(&decision.frontend)),
+            [decision.service.clone(), backend, decision.choice.map(str::to_owned)],
+            (decision.action as usize, decision.cause as usize),
+            decision.endpoints.as_ref().map(|list| list.iter().map(text).collect()),
+        )
+    }
+
+    fn restore((head, ends, names, verdict, endpoints): Self::State) -> Option<Self> {
+        let (sequence, time, protocol, generation) = head;
+        let [service, backend, choice] = names;
+        let parsed = |list: Vec<String>| list.iter().map(|end| end.parse()).collect();
+        Some(Self(CoreDecision {
+            sequence,
+            time,
+            protocol: Protocol(protocol),
+            client: ends.0.parse().ok()?,
+            frontend: ends.1.parse().ok()?,
+            service,
+            backend: backend.map(|end| end.parse()).transpose().ok()?,
+            action: *Action::ALL.get(verdict.0)?,
+            cause: *Cause::ALL.get(verdict.1)?,
+            choice: choice.as_deref().map(constant),
+            generation,
+            endpoints: endpoints.map(parsed).transpose().ok()?,
+        }))
     }
 }

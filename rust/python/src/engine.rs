@@ -18,6 +18,7 @@ use self::settings::configuration;
 use crate::arguments;
 use crate::limits::{Limits, Timeouts};
 use crate::snat::Snat;
+use crate::values::machines;
 
 /// Service NAT without input or output: tables and packets in, verdicts out. Safe to share between
 /// threads.
@@ -101,4 +102,8 @@ impl Engine {
         });
         format!("<Engine: {services} service ports, {flows} flows>")
     }
+}
+
+machines! {
+    Engine: "restore a checkpoint() of it into another one",
 }

@@ -1,13 +1,16 @@
 //! `Flow`: a connection as the engine sees it at one moment.
 
+use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::Flow as CoreFlow;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::convert;
+use crate::values::{Portable, constant, portable, text};
 
 /// A connection as the engine sees it at one moment. Ages and timeouts in seconds.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Flow(pub(crate) CoreFlow);
 
 #[pymethods]
@@ -124,5 +127,53 @@ impl Flow {
             "<Flow {} {} -> {} on {} {state}>",
             flow.protocol, flow.source, flow.destination, flow.reply_source
         )
+    }
+}
+
+portable!(Flow);
+
+impl Portable for Flow {
+    /// Protocol, state, flags; ends; service port; packets and bytes; age and timeout.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        (u8, Option<String>, bool, bool, bool),
+        [String; 4],
+        String,
+        ([u64; 2], [u64; 2]),
+        (f64, f64),
+    );
+
+    fn state(&self) -> Self::State {
+        let flow = &self.0;
+        let state = flow.state.map(str::to_owned);
+        (
+            (flow.protocol.0, state, flow.assured, flow.replied, flow.masquerade),
+            [&flow.source, &flow.destination, &flow.reply_source, &flow.reply_destination]
+                .map(text),
+            flow.service.clone(),
+            (flow.packets, flow.bytes),
+            (flow.age, flow.timeout),
+        )
+    }
+
+    fn restore((head, ends, service, counters, times): Self::State) -> Option<Self> {
+        let (protocol, state, assured, replied, masquerade) = head;
+        let [source, destination, reply_source, reply_destination] = ends;
+        Some(Self(CoreFlow {
+            protocol: Protocol(protocol),
+            state: state.as_deref().map(constant),
+            assured,
+            replied,
+            source: source.parse().ok()?,
+            destination: destination.parse().ok()?,
+            reply_source: reply_source.parse().ok()?,
+            reply_destination: reply_destination.parse().ok()?,
+            service,
+            masquerade,
+            packets: counters.0,
+            bytes: counters.1,
+            age: times.0,
+            timeout: times.1,
+        }))
     }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::values::machines;
 use arrow_array::builder::{
     BooleanBuilder, Float64Builder, StringBuilder, UInt16Builder, UInt64Builder,
 };
@@ -134,3 +135,7 @@ fn booleans(values: impl Iterator<Item = bool>) -> ArrayRef {
 }
 
 const ENDS: [&str; 4] = ["source", "destination", "reply_source", "reply_destination"];
+
+machines! {
+    FlowTable: "make a table of pyarrow of it",
+}

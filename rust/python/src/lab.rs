@@ -13,6 +13,7 @@ use pyo3::types::PyBytes;
 use crate::arguments::{self, Numbers};
 use crate::errors::argument;
 use crate::service::Backend;
+use crate::values::machines;
 
 /// The first error of a strategy in Python: a choice cannot raise it where it happens.
 #[derive(Clone, Debug, Default)]
@@ -260,4 +261,9 @@ impl Assignment {
     fn loads(&self, py: Python<'_>) -> Vec<u32> {
         py.detach(|| self.lock().loads().to_vec())
     }
+}
+
+machines! {
+    Assignment: "make another one of the same strategy",
+    LabCell: "make another one of the same description",
 }

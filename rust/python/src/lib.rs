@@ -10,20 +10,24 @@ mod convert;
 mod decisions;
 mod engine;
 mod errors;
+mod explanation;
 mod flow;
 mod flow_table;
 mod lab;
 mod limits;
+mod node;
 mod queue;
 mod raw_queue;
 mod service;
 mod snat;
+mod stats;
 mod tables;
 mod traffic;
+mod values;
 mod verdict;
-mod view;
 mod words;
 
+use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -38,16 +42,16 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<snat::PortUse>()?;
     module.add_class::<snat::Snat>()?;
     module.add_class::<limits::Timeouts>()?;
-    module.add_class::<service::NodePorts>()?;
-    module.add_class::<service::NodeView>()?;
+    module.add_class::<node::NodePorts>()?;
+    module.add_class::<node::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;
     module.add_class::<flow::Flow>()?;
     module.add_class::<flow_table::FlowTable>()?;
-    module.add_class::<view::ConnectTimes>()?;
-    module.add_class::<view::BackendStats>()?;
-    module.add_class::<view::ServiceStats>()?;
-    module.add_class::<view::Stats>()?;
-    module.add_class::<view::Explanation>()?;
+    module.add_class::<stats::ConnectTimes>()?;
+    module.add_class::<stats::BackendStats>()?;
+    module.add_class::<stats::ServiceStats>()?;
+    module.add_class::<stats::Stats>()?;
+    module.add_class::<explanation::Explanation>()?;
     module.add_class::<decisions::Decision>()?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<queue::BackendIdMap>()?;
@@ -80,6 +84,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(traffic::traffic_connect, module)?)?;
     module.add_function(wrap_pyfunction!(traffic::traffic_flood, module)?)?;
     module.add_function(wrap_pyfunction!(traffic::traffic_ping, module)?)?;
+    module.add_function(wrap_pyfunction!(_restore, module)?)?;
     module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
@@ -87,6 +92,37 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     add_constants(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
+}
+
+/// The value of this class with the state that its `__reduce__` gave: for pickles and copies.
+#[pyfunction]
+#[pyo3(signature = (name, state, /))]
+fn _restore<'py>(name: &str, state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    macro_rules! restore {
+        ($($module:ident::$class:ident),*) => {
+            match name {
+                $(stringify!($class) => {
+                    let value = values::restored::<$module::$class>(state.extract()?, name)?;
+                    value.into_bound_py_any(state.py())
+                })*
+                _ => Err(errors::argument(format!("{name} is no class of values"))),
+            }
+        };
+    }
+    restore!(
+        apiserver::ProtobufRefusal,
+        conntrack::ConntrackEntry,
+        decisions::Decision,
+        flow::Flow,
+        raw_queue::QueuedPacket,
+        snat::PortUse,
+        verdict::Verdict,
+        stats::BackendStats,
+        stats::ConnectTimes,
+        explanation::Explanation,
+        stats::ServiceStats,
+        stats::Stats
+    )
 }
 
 /// Names by number, and bounds, as the engine and the loop have them.

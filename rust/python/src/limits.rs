@@ -8,6 +8,7 @@ use pyo3::types::PyDict;
 
 use crate::arguments::{self, Argument, Place};
 use crate::errors::argument;
+use crate::values::{Constructed, constructed, fields, hash, hashed};
 
 /// How many entries an engine's tables have at most, per address family.
 ///
@@ -16,7 +17,7 @@ use crate::errors::argument;
 /// remembered, `max_fragments` datagrams in fragments. `max_decisions`, of both families together,
 /// bounds what `Engine.decisions` tells; 0 turns that off. Raises `ArgumentError`.
 #[pyclass(frozen, eq, get_all, module = "kbe_nat")]
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Limits {
     /// Flows at most.
     pub(crate) max_flows: u32,
@@ -59,6 +60,39 @@ impl Limits {
     }
 }
 
+#[pymethods]
+impl Limits {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        show("Limits", &self.fields(py)?)
+    }
+}
+
+constructed!(Limits, Timeouts);
+hashed!(Limits);
+
+impl Constructed for Limits {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        fields!(
+            py,
+            max_flows = self.max_flows,
+            max_unassured = self.max_unassured,
+            max_flows_per_source = self.max_flows_per_source,
+            max_affinities = self.max_affinities,
+            max_fragments = self.max_fragments,
+            max_decisions = self.max_decisions,
+        )
+    }
+}
+
+/// A call of the constructor.
+fn show(class: &str, fields: &Bound<'_, PyDict>) -> PyResult<String> {
+    let arguments: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| Ok(format!("{name}={}", value.repr()?)))
+        .collect::<PyResult<_>>()?;
+    Ok(format!("{class}({})", arguments.join(", ")))
+}
+
 /// In seconds.
 const YEAR: f64 = 31_536_000.0;
 
@@ -98,5 +132,27 @@ impl Timeouts {
 
     fn __eq__(&self, other: &Self) -> bool {
         self.seconds == other.seconds
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(&format!("{:?}", self.seconds))
+    }
+
+    /// Those that are not the default.
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let fields = self.fields(py)?;
+        for (_, name, default) in timeouts::Timeout::ALL {
+            #[allow(clippy::float_cmp)]
+            if self.seconds.get(*name) == Some(default) {
+                fields.del_item(name)?;
+            }
+        }
+        show("Timeouts", &fields)
+    }
+}
+
+impl Constructed for Timeouts {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.seconds.clone().into_pyobject(py)
     }
 }

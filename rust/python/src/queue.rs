@@ -17,6 +17,7 @@ use pyo3::types::{PyBytes, PyList};
 use crate::arguments::{self, Place, item_of, items};
 use crate::engine::Engine;
 use crate::errors;
+use crate::values::machines;
 use crate::verdict::release;
 
 /// The identifiers of backends, in the bits `mask` of the packet mark. By them a queue tells the
@@ -280,4 +281,10 @@ impl PacketQueue for PythonQueue {
             Ok(())
         })
     }
+}
+
+machines! {
+    BackendIdMap: "queues share it",
+    KernelQueue: "it has a queue of the kernel",
+    Loop: "make another one with its engine",
 }

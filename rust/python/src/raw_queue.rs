@@ -10,9 +10,11 @@ use pyo3::prelude::*;
 
 use crate::arguments::{self, Octets};
 use crate::errors;
+use crate::values::{Portable, machines, portable};
 
 /// A packet that waits in a queue of the kernel for its verdict.
-#[pyclass(frozen, get_all, module = "kbe_nat._native")]
+#[pyclass(frozen, eq, get_all, module = "kbe_nat._native")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct QueuedPacket {
     /// The number by which `RawQueue.set_verdict` names it.
     id: u32,
@@ -60,6 +62,58 @@ impl QueuedPacket {
         }
     }
 }
+
+#[pymethods]
+impl QueuedPacket {
+    fn __repr__(&self) -> String {
+        let Self { id, hook, mark, length, .. } = self;
+        format!("<QueuedPacket {id}: {length} bytes, hook {hook}, mark {mark:#x}>")
+    }
+}
+
+portable!(QueuedPacket);
+
+impl Portable for QueuedPacket {
+    /// Numbers; bridge's ports; sender, time, bytes; whether the checksum is missing.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        (u32, u16, u8, u32, u32, u32, u32),
+        (u32, u32),
+        (Option<Vec<u8>>, Option<u64>, Vec<u8>),
+        bool,
+    );
+
+    fn state(&self) -> Self::State {
+        let Self { id, protocol, hook, mark, in_device, out_device, length, .. } = *self;
+        (
+            (id, protocol, hook, mark, in_device, out_device, length),
+            self.bridge_ports,
+            (self.hardware_address.clone(), self.time, self.payload.clone()),
+            self.is_checksum_missing,
+        )
+    }
+
+    fn restore((numbers, bridge_ports, content, is_checksum_missing): Self::State) -> Option<Self> {
+        let (id, protocol, hook, mark, in_device, out_device, length) = numbers;
+        let (hardware_address, time, payload) = content;
+        Some(Self {
+            id,
+            protocol,
+            hook,
+            mark,
+            in_device,
+            out_device,
+            bridge_ports,
+            hardware_address,
+            time,
+            payload,
+            length,
+            is_checksum_missing,
+        })
+    }
+}
+
+machines! { RawQueue: "it has a queue of the kernel" }
 
 /// A queue of the kernel in the network namespace of the thread that makes this object, packet by
 /// packet; see `kbe_nat.compat.netfilterqueue`. A `Loop` serves packets ten times as fast.

@@ -1,16 +1,18 @@
-//! `Backend`, `Frontend`, `ServicePort`, `NodePorts`, `NodeView`.
+//! `Backend`, `Frontend`, `ServicePort`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kbe_nat_engine::balance::Parameters;
-use kbe_nat_engine::service::{self, FrontendKind, Mode, Scope, UnknownPort};
+use kbe_nat_engine::service::{FrontendKind, Scope};
 use kbe_nat_engine::tuple::{Family, Protocol};
 use kbe_nat_engine::{self as core, Cidr};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::arguments::{self, Argument, Place};
 use crate::errors::argument;
+use crate::values::{Constructed, constructed, equal_by_fields, fields};
 use crate::words::list;
 
 /// One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself
@@ -58,7 +60,8 @@ impl Backend {
     }
 
     fn __repr__(&self) -> String {
-        format!("Backend({:?}, {}, {})", self.address(), self.port(), self.0.weight)
+        let hairpin = if self.0.hairpin { "" } else { ", hairpin=False" };
+        format!("Backend({:?}, {}, {}{hairpin})", self.address(), self.port(), self.0.weight)
     }
 }
 
@@ -266,128 +269,77 @@ impl ServicePort {
     }
 
     fn __repr__(&self) -> String {
-        let spec = self.0.spec();
+        let (spec, family) = (self.0.spec(), self.family());
+        let frontends: Vec<String> = spec.frontends.iter().map(reached_at).collect();
+        let backends =
+            [Scope::Cluster, Scope::Local].map(|scope| self.0.set(scope).backends().len());
         format!(
-            "<ServicePort {} {} with {} backends>",
+            "<ServicePort {} {} IPv{family} at {}: {}, {} backends, {} of this node>",
             spec.name,
             spec.protocol,
-            self.0.set(Scope::Cluster).backends().len()
+            if frontends.is_empty() { "none".to_owned() } else { frontends.join(", ") },
+            spec.strategy.name(),
+            backends[0],
+            backends[1],
         )
     }
 }
 
-/// Where node ports are reached on a node.
-///
-/// `addresses` serve them. With 4 among `wildcard_families`, families in which every local address
-/// serves them, all of 127.0.0.0/8 serves what 127.0.0.1 does; else its other addresses are closed.
-/// On `reject_addresses` node ports without endpoints are refused. With `loopback` packets from
-/// other addresses to 127.0.0.0/8 are dropped where no service port serves them. Raises
-/// `ArgumentError`.
-#[pyclass(frozen, eq, module = "kbe_nat")]
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct NodePorts(service::NodePorts);
-
-#[pymethods]
-impl NodePorts {
-    #[new]
-    #[pyo3(
-        signature = (
-            addresses = Vec::new(), *, wildcard_families = Vec::new(),
-            reject_addresses = Vec::new(), loopback = false,
-        ),
-        text_signature = "(addresses=(), *, wildcard_families=(), reject_addresses=(), \
-            loopback=False)"
-    )]
-    #[allow(clippy::needless_pass_by_value)]
-    fn new(
-        #[pyo3(from_py_with = arguments::addresses)] addresses: Vec<IpAddr>,
-        #[pyo3(from_py_with = arguments::wildcard_families)] wildcard_families: Vec<Family>,
-        #[pyo3(from_py_with = arguments::reject_addresses)] reject_addresses: Vec<IpAddr>,
-        #[pyo3(from_py_with = arguments::loopback)] loopback: bool,
-    ) -> Self {
-        Self(service::NodePorts { addresses, wildcard_families, reject_addresses, loopback })
-    }
-
-    /// The addresses that serve node ports.
-    #[getter]
-    fn addresses(&self) -> Vec<String> {
-        self.0.addresses.iter().map(IpAddr::to_string).collect()
-    }
-
-    /// The families, 4 and 6, in which every local address serves node ports.
-    #[getter]
-    fn wildcard_families(&self) -> Vec<u8> {
-        self.0.wildcard_families.iter().map(|family| family.version()).collect()
-    }
-
-    /// The addresses at which node ports without endpoints are refused.
-    #[getter]
-    fn reject_addresses(&self) -> Vec<String> {
-        self.0.reject_addresses.iter().map(IpAddr::to_string).collect()
-    }
-
-    /// Whether packets from other addresses to 127.0.0.0/8 are dropped where no service port
-    /// serves them.
-    #[getter]
-    fn loopback(&self) -> bool {
-        self.0.loopback
+fn reached_at(frontend: &core::Frontend) -> String {
+    match frontend.address {
+        Some(address) => SocketAddr::new(address, frontend.port).to_string(),
+        None => format!("node port {}", frontend.port),
     }
 }
 
-/// What the engine knows of the node it works for.
-///
-/// `pod_ranges` and `pod_interfaces` (indexes) tell pods from the outside; without either nobody's
-/// source is masqueraded for not being a pod. `node_ports` says where node ports are reached: at
-/// `addresses`, when it is None. `unknown_port` is what becomes of packets to a port that a cluster
-/// IP does not have: "pass", "reject" or "drop"; those to cluster IPs of the ranges `unallocated`
-/// that no service port has are dropped. `mode` is "iptables" or "nftables": which of kube-proxy's
-/// modes is followed where they differ. Raises `ArgumentError`.
-#[pyclass(frozen, module = "kbe_nat")]
-#[derive(Clone, Default)]
-pub(crate) struct NodeView(pub(crate) core::NodeView);
+constructed!(Backend, Frontend, ServicePort);
+equal_by_fields!(ServicePort);
 
-#[pymethods]
-impl NodeView {
-    #[new]
-    #[pyo3(
-        signature = (
-            *, addresses = Vec::new(), node_ports = None, pod_ranges = Vec::new(),
-            pod_interfaces = None, masquerade_all = false, unknown_port = UnknownPort::Pass,
-            unallocated = Vec::new(), mode = Mode::Iptables,
-        ),
-        text_signature = "(*, addresses=(), node_ports=None, pod_ranges=(), \
-            pod_interfaces=None, masquerade_all=False, unknown_port='pass', unallocated=(), \
-            mode='iptables')"
-    )]
-    #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
-    fn new(
-        #[pyo3(from_py_with = arguments::addresses)] addresses: Vec<IpAddr>,
-        #[pyo3(from_py_with = arguments::node_ports)] node_ports: Option<PyRef<'_, NodePorts>>,
-        #[pyo3(from_py_with = arguments::pod_ranges)] pod_ranges: Vec<Cidr>,
-        #[pyo3(from_py_with = arguments::pod_interfaces)] pod_interfaces: Option<Vec<u32>>,
-        #[pyo3(from_py_with = arguments::masquerade_all)] masquerade_all: bool,
-        #[pyo3(from_py_with = arguments::unknown_port)] unknown_port: UnknownPort,
-        #[pyo3(from_py_with = arguments::unallocated)] unallocated: Vec<Cidr>,
-        #[pyo3(from_py_with = arguments::mode)] mode: Mode,
-    ) -> Self {
-        Self(core::NodeView {
-            node_ports: match node_ports {
-                Some(ports) => ports.0.clone(),
-                None => service::NodePorts { addresses: addresses.clone(), ..Default::default() },
-            },
-            addresses,
-            pod_ranges,
-            pod_interfaces,
-            masquerade_all,
-            unknown_port,
-            unallocated,
-            mode,
-        })
+impl Constructed for Backend {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        fields!(
+            py,
+            address = self.address(),
+            port = self.port(),
+            weight = self.weight(),
+            hairpin = self.hairpin(),
+        )
     }
+}
 
-    /// The addresses of the node.
-    #[getter]
-    fn addresses(&self) -> Vec<String> {
-        self.0.addresses.iter().map(IpAddr::to_string).collect()
+impl Constructed for Frontend {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        fields!(py, address = self.address(), port = self.port(), kind = self.kind())
+    }
+}
+
+impl Constructed for ServicePort {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let spec = self.0.spec();
+        let parameters = spec.strategy.parameters();
+        let serving = spec
+            .serving_backends
+            .iter()
+            .map(|&address| Backend(core::Backend { address, weight: 1, hairpin: true }));
+        fields!(
+            py,
+            name = self.name(),
+            frontends = self.frontends(),
+            cluster_backends = self.cluster_backends(),
+            family = self.family(),
+            protocol = self.protocol(),
+            local_backends = self.local_backends(),
+            serving_backends = serving.collect::<Vec<_>>(),
+            is_internal_local = spec.is_internal_local,
+            is_external_local = spec.is_external_local,
+            affinity_seconds = self.affinity_seconds(),
+            source_ranges = spec.source_ranges.iter().map(Cidr::to_string).collect::<Vec<_>>(),
+            source_ranges_apply_to_all = spec.source_ranges_apply_to_all,
+            strategy = self.strategy(),
+            table_size = parameters.table_size,
+            virtual_nodes = parameters.virtual_nodes,
+            epsilon = parameters.epsilon,
+            decay = parameters.decay,
+        )
     }
 }

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use kbe_nat_engine::conntrack::ports::{Allocation, Mapping, PortRange};
 use kbe_nat_engine::{self as core, Cidr};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::arguments::{self, within};
 use crate::errors::argument;
+use crate::values::{Constructed, Portable, constructed, fields, hashed, portable};
 use crate::words::list;
 
 /// The sources of masqueraded flows: addresses, at most one of each family, and ports that are
@@ -23,7 +25,7 @@ use crate::words::list;
 ///
 /// Raises `ArgumentError`, also for a parameter that does not belong to the allocation.
 #[pyclass(frozen, eq, module = "kbe_nat")]
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Snat {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) ports: PortRange,
@@ -119,6 +121,31 @@ impl Snat {
     fn clients(&self) -> Vec<String> {
         self.clients.iter().map(Cidr::to_string).collect()
     }
+
+    fn __repr__(&self) -> String {
+        let (addresses, allocation) = (self.addresses().join(", "), self.allocation.name());
+        let ((low, high), mapping) = (self.ports.ports, self.mapping.name());
+        format!("<Snat {addresses}, ports {low}-{high}: {allocation}, {mapping}>")
+    }
+}
+
+constructed!(Snat);
+hashed!(Snat);
+
+impl Constructed for Snat {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        fields!(
+            py,
+            addresses = self.addresses(),
+            ports = self.ports(),
+            reserved = self.reserved(),
+            allocation = self.allocation(),
+            mapping = self.mapping(),
+            block_size = self.block_size(),
+            blocks_per_client = self.blocks_per_client(),
+            clients = self.clients(),
+        )
+    }
 }
 
 /// A way of giving ports with its parameters. Of blocks there is one at least.
@@ -168,7 +195,8 @@ const BLOCK_SIZE: u32 = 512;
 const BLOCKS_PER_CLIENT: u16 = 4;
 
 /// How source ports were given since the start, of all addresses.
-#[pyclass(frozen, get_all, module = "kbe_nat")]
+#[pyclass(frozen, eq, get_all, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PortUse {
     /// Flows that got a port.
     allocations: u64,
@@ -185,5 +213,30 @@ impl From<core::conntrack::ports::PortUse> for PortUse {
     fn from(uses: core::conntrack::ports::PortUse) -> Self {
         let core::conntrack::ports::PortUse { allocations, collisions, probes, log_lines } = uses;
         Self { allocations, collisions, probes, log_lines }
+    }
+}
+
+#[pymethods]
+impl PortUse {
+    fn __repr__(&self) -> String {
+        let Self { allocations, collisions, probes, log_lines } = self;
+        format!(
+            "<PortUse: {allocations} allocations, {collisions} collisions, {probes} probes, \
+             {log_lines} log lines>"
+        )
+    }
+}
+
+portable!(PortUse);
+
+impl Portable for PortUse {
+    type State = [u64; 4];
+
+    fn state(&self) -> Self::State {
+        [self.allocations, self.collisions, self.probes, self.log_lines]
+    }
+
+    fn restore([allocations, collisions, probes, log_lines]: Self::State) -> Option<Self> {
+        Some(Self { allocations, collisions, probes, log_lines })
     }
 }

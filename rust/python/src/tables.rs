@@ -7,10 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use kbe_nat_engine::tuple::Family;
 use kbe_nat_netlink::nft;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::arguments;
 use crate::convert;
 use crate::errors;
+use crate::values::{Constructed, constructed, fields, machines};
 
 /// A table of nf_tables: its family, 4 or 6, and its name. Raises `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat._native")]
@@ -259,5 +261,24 @@ impl NftTables {
     ) -> PyResult<T> {
         py.detach(|| question(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
             .map_err(|error| errors::tables(&error))
+    }
+}
+
+machines! {
+    NftElements: "it belongs to a transaction",
+    NftRule: "it belongs to a transaction",
+    NftTables: "it has a socket of the kernel",
+    Transaction: "add its steps to another one",
+}
+
+constructed!(NftTable);
+
+impl Constructed for NftTable {
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let family = match self.0.family {
+            kbe_nat_netlink::Family::V4 => 4,
+            kbe_nat_netlink::Family::V6 => 6,
+        };
+        fields!(py, family = family, name = self.name())
     }
 }

@@ -12,6 +12,7 @@ use pyo3::types::PyBytes;
 
 use crate::arguments;
 use crate::errors::{argument, lab};
+use crate::values::machines;
 
 fn rate_of(value: Option<f64>) -> PyResult<Option<f64>> {
     match value {
@@ -172,4 +173,9 @@ pub(crate) fn traffic_bulk<'py>(
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+machines! {
+    HeldConnections: "it has open connections",
+    TrafficServer: "it has open sockets",
 }

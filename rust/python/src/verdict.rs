@@ -7,13 +7,15 @@ use kbe_nat_engine::reject::RejectWith;
 use pyo3::prelude::*;
 
 use crate::arguments::{self, Octets};
+use crate::values::{Portable, portable};
 
 /// What is to be done with one packet.
 ///
 /// `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
 /// "drop", "reject" (answer with `reject(packet)`), "hold" (a fragment that waits for the first
 /// one; see `Engine.released`).
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Verdict {
     verdict: core::Verdict,
     packet: Option<Vec<u8>>,
@@ -38,7 +40,7 @@ impl Verdict {
         self.verdict.action.name()
     }
 
-    /// Why, in a word, such as "new", "established" or "no-backend".
+    /// Why, in a word, such as "new", "established" or "no-endpoints".
     #[getter]
     fn cause(&self) -> &'static str {
         self.verdict.cause.name()
@@ -80,7 +82,29 @@ impl Verdict {
     }
 
     fn __repr__(&self) -> String {
-        format!("<Verdict {}: {}>", self.action(), self.cause())
+        let mut text = format!("<Verdict {}: {}", self.action(), self.cause());
+        text.extend(self.direction().map(|direction| format!(", {direction}")));
+        for (is_so, word) in [(self.is_new(), "new flow"), (self.masquerade(), "masquerade")] {
+            text.extend(is_so.then(|| format!(", {word}")));
+        }
+        text.extend(self.ticket().map(|ticket| format!(", ticket {ticket}")));
+        text + ">"
+    }
+}
+
+portable!(Verdict);
+
+impl Portable for Verdict {
+    /// The record as a number, and the packet.
+    type State = (u64, Option<Vec<u8>>);
+
+    fn state(&self) -> Self::State {
+        (u64::from_le_bytes(self.verdict.record()), self.packet.clone())
+    }
+
+    fn restore((record, packet): Self::State) -> Option<Self> {
+        let verdict = core::Verdict::from_record(record.to_le_bytes())?;
+        Some(Self { verdict, packet })
     }
 }
 

@@ -37,7 +37,7 @@ from kbe_nat.daemon.row_building import (
     frontend_text,
     traffic_policy,
 )
-from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow
+from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow, decided
 from kbe_nat.errors import ArgumentError
 from kbe_nat.model import join_address
 from kbe_nat.policy.plan import Plan, PlannedPort
@@ -160,7 +160,7 @@ class PageStream:
             decisions = self._controller.engine.decisions(
                 service=view.service.rpartition(" ")[0] or None,
                 client=view.client or None,
-                verdict=view.verdict,
+                verdict=decided(view.verdict),
                 after=self._decision,
                 limit=DECISIONS,
             )

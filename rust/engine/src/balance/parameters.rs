@@ -86,6 +86,29 @@ impl Strategy {
     }
 }
 
+impl Strategy {
+    /// The parameters that give this strategy: the reverse of [`Strategy::with`].
+    #[must_use]
+    pub fn parameters(self) -> Parameters {
+        let none = Parameters::default();
+        let plain = |number: Option<NonZeroU32>| number.map(NonZeroU32::get);
+        let unscaled = |number, units: f64| plain(number).map(|number| f64::from(number) / units);
+        match self {
+            Self::Maglev { size } => Parameters { table_size: size, ..none },
+            Self::Ring { virtual_nodes } => {
+                Parameters { virtual_nodes: plain(virtual_nodes), ..none }
+            }
+            Self::Bounded { virtual_nodes, epsilon } => Parameters {
+                virtual_nodes: plain(virtual_nodes),
+                epsilon: unscaled(epsilon, 1e6),
+                ..none
+            },
+            Self::PeakEwma { decay } => Parameters { decay: unscaled(decay, 1e3), ..none },
+            _ => none,
+        }
+    }
+}
+
 /// A value within its limits, in whole numbers of a smaller unit.
 fn scaled(
     parameter: &'static str,
@@ -119,6 +142,12 @@ mod tests {
         assert_eq!(Strategy::with("peak-ewma", &peak), Ok(Strategy::PeakEwma { decay }));
         for strategy in Strategy::ALL {
             assert_eq!(Strategy::with(strategy.name(), &Parameters::default()), Ok(strategy));
+        }
+        let sized = Parameters { table_size: Some(13), ..Parameters::default() };
+        for (name, given) in
+            [("ring", ring), ("bounded", bounded), ("peak-ewma", peak), ("mh", sized)]
+        {
+            assert_eq!(Strategy::with(name, &given).map(Strategy::parameters), Ok(given), "{name}");
         }
     }
 

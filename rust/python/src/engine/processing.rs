@@ -7,8 +7,8 @@ use pyo3::types::PyBytes;
 use super::{Engine, batch};
 use crate::arguments::{self, Numbers, Octets};
 use crate::convert;
+use crate::explanation::Explanation;
 use crate::verdict::{Verdict, release};
-use crate::view::Explanation;
 
 #[pymethods]
 impl Engine {

@@ -14,7 +14,8 @@ use crate::arguments;
 use crate::decisions::Decision;
 use crate::flow::Flow;
 use crate::flow_table::FlowTable;
-use crate::view::Stats;
+use crate::stats::Stats;
+use crate::values::machines;
 
 #[pymethods]
 impl Engine {
@@ -206,3 +207,7 @@ impl Flows {
 
 /// Records of flows, or decisions, that are looked at while the loops wait for the engine.
 const PAGE: usize = 4096;
+
+machines! {
+    Flows: "make a list of it",
+}

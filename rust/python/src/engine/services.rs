@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use super::Engine;
 use crate::arguments;
 use crate::errors;
-use crate::service::{NodeView, ServicePort};
+use crate::node::NodeView;
+use crate::service::ServicePort;
 
 #[pymethods]
 impl Engine {

@@ -1,12 +1,12 @@
-//! `Stats`, `Explanation`: the engine's views as Python objects.
+//! `Stats`, `ServiceStats`, `BackendStats`, `ConnectTimes`: counters of an engine at one moment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::thread;
 use std::time::Duration;
 
 use kbe_nat_engine as core;
+use kbe_nat_engine::tuple::Family;
 use kbe_nat_engine::view::{
     BackendStats as CoreBackend, Occupancy, ServiceStats as CoreService, sort_service_stats,
 };
@@ -14,10 +14,12 @@ use pyo3::prelude::*;
 
 use crate::arguments;
 use crate::snat::PortUse;
+use crate::values::{Portable, constant, portable, text};
 
 /// How long backends took from a client's first SYN to their SYN-ACK. Refused and unanswered
 /// connections are not counted.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ConnectTimes(core::ConnectTimes);
 
 #[pymethods]
@@ -46,10 +48,16 @@ impl ConnectTimes {
     fn quantile(&self, #[pyo3(from_py_with = arguments::share)] share: f64) -> Option<f64> {
         self.0.quantile(share)
     }
+
+    fn __repr__(&self) -> String {
+        let (count, seconds) = (self.count(), self.seconds());
+        format!("<ConnectTimes: {count} connections, {seconds:.6} s together>")
+    }
 }
 
 /// Counters of one backend of one service port since the engine started.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct BackendStats(CoreBackend);
 
 #[pymethods]
@@ -101,10 +109,16 @@ impl BackendStats {
     fn is_gone(&self) -> bool {
         self.0.is_gone
     }
+
+    fn __repr__(&self) -> String {
+        let CoreBackend { address, active, traffic, .. } = &self.0;
+        format!("<BackendStats {address}: {active} active of {} flows>", traffic.flows)
+    }
 }
 
 /// Counters of one service port in one family, 4 or 6; of backends that are gone too.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ServiceStats(CoreService);
 
 #[pymethods]
@@ -163,10 +177,20 @@ impl ServiceStats {
     fn backends(&self) -> Vec<BackendStats> {
         self.0.backends.iter().cloned().map(BackendStats).collect()
     }
+
+    fn __repr__(&self) -> String {
+        let (name, family, active) = (self.name(), self.family(), self.active());
+        let (flows, backends) = (self.flows(), self.0.backends.len());
+        format!(
+            "<ServiceStats {name} (IPv{family}): {active} active of {flows} flows, \
+             {backends} backends>"
+        )
+    }
 }
 
 /// All counters at one moment.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, eq, module = "kbe_nat")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Stats {
     actions: BTreeMap<&'static str, u64>,
     causes: BTreeMap<&'static str, u64>,
@@ -288,97 +312,173 @@ impl Stats {
     fn services(&self) -> Vec<ServiceStats> {
         self.services.iter().cloned().map(ServiceStats).collect()
     }
-}
-
-/// Why a packet gets its verdict. Nothing was changed to find out.
-#[pyclass(frozen, module = "kbe_nat")]
-pub(crate) struct Explanation(pub(crate) core::Explanation);
-
-#[pymethods]
-impl Explanation {
-    /// What `process` would do, as the action of a `Verdict`.
-    #[getter]
-    fn action(&self) -> &'static str {
-        self.0.verdict.action.name()
-    }
-
-    /// Why, in a word, as of a `Verdict`.
-    #[getter]
-    fn cause(&self) -> &'static str {
-        self.0.verdict.cause.name()
-    }
-
-    /// The name of the service port; None where no one has the destination.
-    #[getter]
-    fn service(&self) -> Option<&str> {
-        self.0.service.as_deref()
-    }
-
-    /// How its destination is meant, as the `kind` of a `Frontend`; None when it belongs to a known
-    /// flow, or to nobody.
-    #[getter]
-    fn frontend(&self) -> Option<&'static str> {
-        self.0.frontend.map(core::FrontendKind::name)
-    }
-
-    /// "cluster" or "local": which endpoints serve it, when it opens a flow.
-    #[getter]
-    fn scope(&self) -> Option<&'static str> {
-        self.0.scope.map(core::service::Scope::name)
-    }
-
-    /// The backend that the next such packet gets, as "address:port".
-    #[getter]
-    fn backend(&self) -> Option<String> {
-        self.0.backend.map(|backend| backend.to_string())
-    }
-
-    /// Every backend that it may be sent to, sorted as text.
-    #[getter]
-    fn candidates(&self) -> Vec<String> {
-        in_order(&self.0.candidates)
-    }
-
-    /// Backends that may be chosen, too, but their address is a frontend at which it is refused;
-    /// each with action and cause.
-    #[getter]
-    fn refused(&self) -> Vec<(String, &'static str, &'static str)> {
-        let mut refusals: Vec<_> = self
-            .0
-            .refused
-            .iter()
-            .map(|(backend, action, cause)| (backend.to_string(), action.name(), cause.name()))
-            .collect();
-        refusals.sort_unstable();
-        refusals
-    }
-
-    /// Whether the source would be replaced by the node's, for the `backend` given.
-    #[getter]
-    fn masquerade(&self) -> bool {
-        self.0.verdict.flags & core::Verdict::MASQUERADE != 0
-    }
-
-    /// Candidates for which the source is masqueraded.
-    #[getter]
-    fn masqueraded(&self) -> Vec<String> {
-        in_order(&self.0.masqueraded)
-    }
-
-    /// What was checked, in order, and what was found.
-    #[getter]
-    fn steps(&self) -> Vec<(&'static str, &str)> {
-        self.0.steps.iter().map(|(check, found)| (*check, found.as_str())).collect()
-    }
 
     fn __repr__(&self) -> String {
-        format!("<Explanation {}: {}>", self.action(), self.cause())
+        let Occupancy { flows, assured, .. } = self.occupancy;
+        let packets: u64 = self.actions.values().sum();
+        let services = self.services.len();
+        format!(
+            "<Stats: {packets} packets, {flows} flows ({assured} assured), \
+             {services} service ports>"
+        )
     }
 }
 
-fn in_order(addresses: &[SocketAddr]) -> Vec<String> {
-    let mut texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    texts.sort_unstable();
-    texts.dedup();
-    texts
+portable!(BackendStats, ConnectTimes, ServiceStats, Stats);
+
+impl Portable for ConnectTimes {
+    /// Counts, and nanoseconds.
+    type State = (Vec<u64>, u64);
+
+    fn state(&self) -> Self::State {
+        (self.0.counts.into(), self.0.nanoseconds)
+    }
+
+    fn restore((counts, nanoseconds): Self::State) -> Option<Self> {
+        let counts = counts.try_into().ok()?;
+        Some(Self(core::ConnectTimes { counts, nanoseconds }))
+    }
+}
+
+/// Flows, packets and bytes.
+type TrafficState = (u64, [u64; 2], [u64; 2]);
+
+fn traffic_state(traffic: &core::Traffic) -> TrafficState {
+    (traffic.flows, traffic.packets, traffic.bytes)
+}
+
+fn traffic((flows, packets, bytes): TrafficState) -> core::Traffic {
+    core::Traffic { flows, packets, bytes }
+}
+
+impl Portable for BackendStats {
+    /// Address and port, active flows, traffic, connect times, whether it is gone.
+    type State = (String, u32, TrafficState, Option<(Vec<u64>, u64)>, bool);
+
+    fn state(&self) -> Self::State {
+        let CoreBackend { address, active, traffic, connects, is_gone } = &self.0;
+        let connects = connects.as_deref().map(|connects| ConnectTimes(*connects).state());
+        (text(address), *active, traffic_state(traffic), connects, *is_gone)
+    }
+
+    fn restore((address, active, counters, connects, is_gone): Self::State) -> Option<Self> {
+        let connects = match connects {
+            Some(state) => Some(Box::new(ConnectTimes::restore(state)?.0)),
+            None => None,
+        };
+        let (address, traffic) = (address.parse().ok()?, traffic(counters));
+        Some(Self(CoreBackend { address, active, traffic, connects, is_gone }))
+    }
+}
+
+impl Portable for ServiceStats {
+    /// Name and family, traffic, connect times, refusals by the place of their cause, backends.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        (String, u8),
+        TrafficState,
+        (Vec<u64>, u64),
+        Vec<(usize, u64)>,
+        Vec<<BackendStats as Portable>::State>,
+    );
+
+    fn state(&self) -> Self::State {
+        let service = &self.0;
+        (
+            (service.name.clone(), service.family.version()),
+            traffic_state(&service.traffic),
+            ConnectTimes(service.connects).state(),
+            service.refused.iter().map(|&(cause, count)| (cause as usize, count)).collect(),
+            self.backends().iter().map(Portable::state).collect(),
+        )
+    }
+
+    fn restore(
+        ((name, version), counters, connects, refused, backends): Self::State,
+    ) -> Option<Self> {
+        let family = match version {
+            4 => Family::V4,
+            6 => Family::V6,
+            _ => return None,
+        };
+        let cause = |(place, count): (usize, u64)| Some((*core::Cause::ALL.get(place)?, count));
+        let backend = |state| BackendStats::restore(state).map(|backend| backend.0);
+        Some(Self(CoreService {
+            name,
+            family,
+            traffic: traffic(counters),
+            connects: ConnectTimes::restore(connects)?.0,
+            refused: refused.into_iter().map(cause).collect::<Option<_>>()?,
+            backends: backends.into_iter().map(backend).collect::<Option<_>>()?,
+        }))
+    }
+}
+
+impl Portable for Stats {
+    /// Packets by action and by cause, sizes, ports, service ports.
+    #[allow(clippy::type_complexity)]
+    type State = (
+        BTreeMap<String, u64>,
+        BTreeMap<String, u64>,
+        ([usize; 7], u64, u64),
+        [u64; 4],
+        Vec<<ServiceStats as Portable>::State>,
+    );
+
+    fn state(&self) -> Self::State {
+        let texts = |counts: &BTreeMap<&str, u64>| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let sizes = self.occupancy;
+        let counts = [
+            sizes.flows,
+            sizes.assured,
+            sizes.affinities,
+            sizes.leased_ports,
+            sizes.most_leased_ports,
+            sizes.leasable_ports,
+            sizes.held_fragments,
+        ];
+        (
+            texts(&self.actions),
+            texts(&self.causes),
+            (counts, sizes.expired, sizes.evicted),
+            self.port_use().state(),
+            self.services().iter().map(Portable::state).collect(),
+        )
+    }
+
+    fn restore((actions, causes, sizes, ports, services): Self::State) -> Option<Self> {
+        let names = |counts: BTreeMap<String, u64>| {
+            counts.iter().map(|(name, count)| (constant(name), *count)).collect()
+        };
+        let (counts, expired, evicted) = sizes;
+        let [flows, assured, affinities, leased_ports, most_leased_ports, others @ ..] = counts;
+        let [leasable_ports, held_fragments] = others;
+        let occupancy = Occupancy {
+            flows,
+            assured,
+            affinities,
+            leased_ports,
+            most_leased_ports,
+            leasable_ports,
+            held_fragments,
+            expired,
+            evicted,
+        };
+        let [allocations, collisions, probes, log_lines] = ports;
+        let service = |state| ServiceStats::restore(state).map(|service| service.0);
+        Some(Self {
+            actions: names(actions),
+            causes: names(causes),
+            occupancy,
+            port_use: core::conntrack::ports::PortUse {
+                allocations,
+                collisions,
+                probes,
+                log_lines,
+            },
+            services: services.into_iter().map(service).collect::<Option<_>>()?,
+        })
+    }
 }

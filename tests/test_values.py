@@ -1,0 +1,311 @@
+"""Every native class is a value (equal, hashed, pickled, copied) or a machine that refuses."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kbe_nat
+from kbe_nat import _native
+from kbe_nat.packets import Packet, opening
+
+ROOT = Path(__file__).parent.parent
+CAPTURE = str(ROOT / "examples/traffic.pcap")
+SYN = opening("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80))
+
+
+def engine() -> kbe_nat.Engine:
+    """An engine with an answered connection, a refused one, and a Service without endpoints."""
+    result = kbe_nat.Engine(seed=1, snat=kbe_nat.Snat(["192.0.2.1"]))
+    result.replace_services(
+        [
+            service(affinity_seconds=60),
+            kbe_nat.ServicePort("a/none", [kbe_nat.Frontend("10.96.0.2", 80)], []),
+        ]
+    )
+    result.process(SYN, 0)
+    answer = Packet("tcp", ("10.0.0.1", 8080), ("10.0.0.9", 4000), "SA", acknowledgement=1)
+    result.process(bytes(answer), 1_000_000)
+    result.process(opening("tcp", ("10.0.0.9", 4001), ("10.96.0.2", 80)), 2_000_000)
+    return result
+
+
+def service(**settings: Any) -> kbe_nat.ServicePort:
+    return kbe_nat.ServicePort(
+        "a/web:http",
+        [kbe_nat.Frontend("10.96.0.1", 80), kbe_nat.Frontend("", 30080, "node-port")],
+        [kbe_nat.Backend("10.0.0.1", 8080)],
+        **settings,
+    )
+
+
+def stats() -> kbe_nat.Stats:
+    return engine().stats()
+
+
+def fragment() -> bytes:
+    """A later fragment, which waits for the first one."""
+    packet = bytearray(bytes(Packet("udp", ("10.0.0.9", 1), ("10.96.0.1", 80), payload=bytes(32))))
+    packet[6:8] = (8).to_bytes(2)
+    packet[10:12] = bytes(2)
+    total = sum(int.from_bytes(packet[n : n + 2]) for n in range(0, 20, 2))
+    packet[10:12] = (~(total % 0xFFFF) & 0xFFFF).to_bytes(2)
+    return bytes(packet)
+
+
+def entry() -> Any:
+    ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.1:8080", "10.0.0.9:4000"]
+    head = (7, 6, True, True, 3, 120)
+    return _native._restore("ConntrackEntry", (head, ends, [(1, 40), (2, 80)]))
+
+
+def queued() -> Any:
+    state = ((1, 0x800, 3, 5, 2, 0, 40), (0, 0), (b"\2" * 6, None, SYN), False)
+    return _native._restore("QueuedPacket", state)
+
+
+def refusal() -> Any:
+    fields = ["Service", "a", "web", "12", "spec.ports", "why"]
+    return _native._restore("ProtobufRefusal", fields)
+
+
+SERVICES: list[dict[str, Any]] = [
+    {},
+    {"family": 4, "protocol": "udp", "is_internal_local": True, "is_external_local": True},
+    {
+        "local_backends": [kbe_nat.Backend("10.0.0.1", 8080, 3, hairpin=False)],
+        "serving_backends": [kbe_nat.Backend("10.0.0.7", 8080)],
+    },
+    {"source_ranges": ["192.0.2.0/24", "198.51.100.7"], "source_ranges_apply_to_all": True},
+    {"strategy": "mh", "table_size": 13},
+    {"strategy": "ring", "virtual_nodes": 7},
+    {"strategy": "bounded", "virtual_nodes": 7, "epsilon": 0.3},
+    {"strategy": "peak-ewma", "decay": 0.7},
+    {"affinity_seconds": 10},
+]
+VALUES: dict[str, Callable[[], list[Any]]] = {
+    "Backend": lambda: [
+        kbe_nat.Backend("10.0.0.1", 80),
+        kbe_nat.Backend("fd00::1", 80, 0),
+        kbe_nat.Backend("10.0.0.1", 80, hairpin=False),
+    ],
+    "BackendStats": lambda: [stats().services[1].backends[0]],
+    "ConnectTimes": lambda: [stats().services[1].connects],
+    "ConntrackEntry": lambda: [entry()],
+    "Decision": lambda: engine().decisions(),
+    "Explanation": lambda: [
+        engine().explain(packet, 0)
+        for packet in (
+            SYN,
+            opening("tcp", ("10.0.0.8", 1), ("10.96.0.1", 80)),
+            opening("tcp", ("10.0.0.8", 1), ("10.96.0.2", 80)),
+            opening("tcp", ("10.0.0.8", 1), ("192.0.2.77", 80)),
+        )
+    ],
+    "Flow": lambda: list(engine().flows()),
+    "Frontend": lambda: [
+        kbe_nat.Frontend("10.96.0.1", 80),
+        kbe_nat.Frontend("", 30080, "node-port"),
+        kbe_nat.Frontend("fd00::1", 80, "load-balancer"),
+    ],
+    "Limits": lambda: [kbe_nat.Limits(), kbe_nat.Limits(max_flows=7, max_flows_per_source=3)],
+    "NftTable": lambda: [_native.NftTable(4, "a"), _native.NftTable(6, "a")],
+    "NodePorts": lambda: [
+        kbe_nat.NodePorts(),
+        kbe_nat.NodePorts(
+            ["192.0.2.1"], wildcard_families=[6], reject_addresses=["192.0.2.2"], loopback=True
+        ),
+    ],
+    "NodeView": lambda: [
+        kbe_nat.NodeView(),
+        kbe_nat.NodeView(
+            addresses=["192.0.2.1"],
+            node_ports=kbe_nat.NodePorts(["192.0.2.2"]),
+            pod_ranges=["10.244.0.0/16"],
+            pod_interfaces=[3],
+            masquerade_all=True,
+            unknown_port="drop",
+            unallocated=["10.96.0.0/12"],
+            mode="nftables",
+        ),
+    ],
+    "PortUse": lambda: [stats().port_use],
+    "ProtobufRefusal": lambda: [refusal()],
+    "QueuedPacket": lambda: [queued()],
+    "ServicePort": lambda: [service(**settings) for settings in SERVICES],
+    "ServiceStats": lambda: stats().services,
+    "Snat": lambda: [
+        kbe_nat.Snat(["192.0.2.1"]),
+        kbe_nat.Snat(["192.0.2.1"], allocation="blocks", block_size=256, ports=(1024, 4095)),
+        kbe_nat.Snat([], allocation="deterministic", clients=["10.0.0.0/8"], reserved=(0, 1)),
+        kbe_nat.Snat([], mapping="endpoint-independent"),
+    ],
+    "Stats": lambda: [kbe_nat.Engine(seed=1).stats(), stats()],
+    "Timeouts": lambda: [kbe_nat.Timeouts(), kbe_nat.Timeouts(udp=0.1)],
+    "Verdict": lambda: [
+        engine().process(SYN, 3_000_000),
+        engine().process(opening("tcp", ("10.0.0.8", 1), ("10.96.0.2", 80)), 0),
+        kbe_nat.Engine(seed=1).process(SYN, 0),
+        engine().process(fragment(), 0),
+    ],
+}
+MACHINES: dict[str, Callable[[], Any]] = {
+    "AnswerWatch": lambda: _native.AnswerWatch(engine(), socket_buffer=65536),
+    "Assignment": lambda: _native.Assignment(b'{"name": "random"}', 1, None),
+    "BackendIdMap": lambda: _native.BackendIdMap(1),
+    "CaptureBatch": lambda: _native.CaptureReader(CAPTURE).read_batch(1, 0),
+    "CaptureReader": lambda: _native.CaptureReader(CAPTURE),
+    "CaptureWriter": lambda: _native.CaptureWriter("/dev/null", _native.CaptureReader(CAPTURE)),
+    "ConntrackEvents": lambda: _native.ConntrackEvents(socket_buffer=65536),
+    "ConntrackSync": lambda: _native.ConntrackSync(engine(), socket_buffer=65536),
+    "Engine": engine,
+    "FlowTable": lambda: engine().flows_table(),
+    "HeldConnections": lambda: None,
+    "KernelQueue": lambda: None,
+    "LabCell": lambda: None,
+    "Loop": lambda: kbe_nat.Loop(engine(), None),
+    "NftElements": lambda: _native.NftElements(4, 0, bytes(4)),
+    "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, native=True),
+    "NftTables": _native.NftTables,
+    "NodeAddresses": _native.NodeAddresses,
+    "ProtobufDocument": lambda: None,
+    "ProtobufFrames": _native.ProtobufFrames,
+    "ProtobufList": lambda: None,
+    "RawQueue": lambda: None,
+    "TrafficServer": lambda: None,
+    "Transaction": _native.Transaction,
+}
+"""None: one that is made by more than a line here; its method is there all the same."""
+
+
+def test_every_class_is_a_value_or_a_machine() -> None:
+    classes = {
+        name
+        for name in _native.__all__
+        if inspect.isclass(getattr(_native, name)) and name != "PanicException"
+    }
+    assert classes == set(VALUES) | set(MACHINES)
+    assert not set(VALUES) & set(MACHINES)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_is_equal_hashed_pickled_and_copied(name: str) -> None:
+    values, others = VALUES[name](), VALUES[name]()
+    assert values
+    for position, (value, other) in enumerate(zip(values, others, strict=True)):
+        assert type(value).__name__ == name
+        assert value == other
+        assert hash(value) == hash(other)
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            restored = pickle.loads(pickle.dumps(value, protocol))
+            assert restored == value
+            assert hash(restored) == hash(value)
+            assert repr(restored) == repr(value)
+        assert copy.copy(value) == copy.deepcopy(value) == value
+        assert len({value, copy.copy(value)}) == 1
+        assert all(value != later for later in values[position + 1 :])
+        assert value != object()
+        assert value != 5
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_property_of_a_value_survives(name: str) -> None:
+    for value in VALUES[name]():
+        restored = pickle.loads(pickle.dumps(value))
+        for member in vars(type(value)):
+            if not member.startswith("_") and not callable(getattr(value, member)):
+                assert getattr(restored, member) == getattr(value, member), member
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_machine_refuses_and_says_why(name: str) -> None:
+    assert "__reduce__" in vars(getattr(_native, name))
+    try:
+        machine = MACHINES[name]()
+    except kbe_nat.KbeNatError as error:
+        pytest.skip(str(error))
+    if machine is None:
+        return
+    for refused in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=f"^{name} cannot be pickled or copied: "):
+            refused(machine)
+
+
+def test_an_engine_says_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"restore a checkpoint\(\) of it into another one"):
+        pickle.dumps(kbe_nat.Engine())
+
+
+def test_a_restored_service_port_serves_alike() -> None:
+    for settings in SERVICES:
+        restored = pickle.loads(pickle.dumps(service(**settings)))
+        actions = []
+        for port in (service(**settings), restored):
+            engine = kbe_nat.Engine(seed=5)
+            engine.replace_services([port])
+            protocol = settings.get("protocol", "tcp")
+            packets = [
+                opening(str(protocol), ("10.0.0.9", number), ("10.96.0.1", 80))
+                for number in range(1000, 1050)
+            ]
+            actions.append([engine.process(packet, 0) for packet in packets])
+        assert actions[0] == actions[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("Verdict", (255, None)),
+        ("Flow", ((6, None, True, True, True), ["a"] * 4, "", ([1, 1], [1, 1]), (0.0, 0.0))),
+        ("ConnectTimes", ([1], 1)),
+        ("Nothing", ()),
+        ("Stats", ()),
+    ],
+)
+def test_a_damaged_state_is_an_error(name: str, state: object) -> None:
+    with pytest.raises((kbe_nat.ArgumentError, TypeError, ValueError)):
+        _native._restore(name, state)
+
+
+REPRS = {
+    "Verdict": (
+        "<Verdict translate: established, original>",
+        "<Verdict reject: no-endpoints>",
+        "<Verdict accept: not-ours>",
+        "<Verdict hold: fragment-held, ticket 2>",
+    ),
+    "Timeouts": ("Timeouts()", "Timeouts(udp=0.1)"),
+    "Stats": (
+        "<Stats: 0 packets, 0 flows (0 assured), 0 service ports>",
+        "<Stats: 3 packets, 1 flows (0 assured), 2 service ports>",
+    ),
+    "ServiceStats": (
+        "<ServiceStats a/none (IPv4): 0 active of 0 flows, 0 backends>",
+        "<ServiceStats a/web:http (IPv4): 1 active of 1 flows, 1 backends>",
+    ),
+    "BackendStats": ("<BackendStats 10.0.0.1:8080: 1 active of 1 flows>",),
+    "NodePorts": ("<NodePorts: none>", "<NodePorts: 192.0.2.1, all of IPv6>"),
+    "ConntrackEntry": ("<ConntrackEntry tcp 10.0.0.9:4000 -> 10.96.0.1:80 on 10.0.0.1:8080>",),
+}
+
+
+@pytest.mark.parametrize("name", REPRS)
+def test_reprs_tell(name: str) -> None:
+    assert tuple(map(repr, VALUES[name]())) == REPRS[name]
+
+
+def test_no_repr_is_an_address_in_memory() -> None:
+    for name, make in VALUES.items():
+        for value in make():
+            assert " object at 0x" not in repr(value), name
+
+
+def test_the_repr_of_a_verdict_says_that_its_source_is_masqueraded() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services([service()], kbe_nat.NodeView(masquerade_all=True))
+    verdict = engine.process(SYN, 0)
+    assert repr(verdict) == "<Verdict translate: new, original, new flow, masquerade>"
