@@ -6,7 +6,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel release docs clean
+.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel deb release docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -113,6 +113,9 @@ wheel: .venv/release    ## build what is published, into dist: the wheel for x86
 	rm -rf dist
 	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --out dist
 	maturin sdist --out dist
+
+deb: wheel     ## build the Debian package of that wheel into dist, on Debian 12
+	python tools/debian_package.py dist/*.whl dist
 
 release: .venv/ready wheel    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
 	twine check --strict dist/*

@@ -14,6 +14,7 @@ REASONS = {
     "not run: a package index",
     "not run: many machines",
     "not run: minutes of time",
+    "not run: systemd",
     "run: as root",
     "run: at a daemon",
     ANYWHERE,

@@ -1,5 +1,6 @@
 """The systemd unit, as text and as systemd reads it."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from kbe_nat.commands import ENDING_SECONDS
+from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.rules.commands import LIMIT_SECONDS
 from kbe_nat.server.slots import MAX_CONNECTIONS
 
-UNIT = Path(__file__).parent.parent / "packaging/kbe-nat.service"
+PACKAGING = Path(__file__).parent.parent / "packaging"
+UNIT = PACKAGING / "kbe-nat.service"
+CONFIGURATION = "/etc/kbe-nat/kbe-nat.conf"
 
 
 @pytest.fixture
@@ -60,7 +64,9 @@ def test_f131_its_patience_is_longer_than_ours(settings: dict[str, list[str]]) -
 def test_systemd_understands_it(tmp_path: Path) -> None:
     # The command is where it would be installed.
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/local/bin/kbe-nat", "/bin/true"))
+    text = UNIT.read_text()
+    assert "ExecStart=kbe-nat proxy " in text
+    unit.write_text(text.replace("=kbe-nat proxy", "=/bin/true proxy"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)],
         capture_output=True,
@@ -70,3 +76,36 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if "kbe-nat" in line]
     assert not said, said
     assert done.returncode == 0, done.stderr
+
+
+def test_its_configuration_is_read_without_a_note(settings: dict[str, list[str]]) -> None:
+    [start] = settings["ExecStart"]
+    assert f"--config {CONFIGURATION}" in start
+    configuration, notes = read_configuration(PACKAGING / "kbe-nat.conf")
+    assert (configuration.kbe_nat, notes) == ({"manifests": ["/etc/kbe-nat/objects"]}, ())
+    # What stands behind a mark of a comment without a space is true as well.
+    lines = (PACKAGING / "kbe-nat.conf").read_text().splitlines()
+    kubeconfig = next(line for line in lines if line.startswith("#  kubeconfig: "))
+    assert kubeconfig.removeprefix("#") == "  kubeconfig: /etc/kbe-nat/kubeconfig"
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-sysusers") is None or shutil.which("systemd-tmpfiles") is None,
+    reason="systemd is not installed",
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to make users and their folders")
+def test_systemd_makes_its_user_and_its_folders(
+    settings: dict[str, list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "etc").mkdir()
+    for program, *words in (("sysusers",), ("tmpfiles", "--create")):
+        done = subprocess.run(
+            [f"systemd-{program}", f"--root={tmp_path}", *words, PACKAGING / f"{program}.conf"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    [user] = settings["User"]
+    assert f"\n{user}:" in "\n" + (tmp_path / "etc/passwd").read_text()
+    assert (tmp_path / "etc/kbe-nat/objects").stat().st_mode & 0o7777 == 0o755

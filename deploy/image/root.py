@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-PYTHON: Final = "python3.11"
+from python_packages import PYTHON, compile_modules, install
+
 PACKAGES: Final = (f"{PYTHON}-minimal", f"lib{PYTHON}-stdlib", "libssl3", "nftables", "iproute2")
 IPTABLES_PACKAGES: Final = ("iptables", "ipset")
 """For the datapath every-packet with rules of iptables."""
@@ -76,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_links(root)
     for package in closure((*PACKAGES, *IPTABLES_PACKAGES)):
         add_package(root, package)
-    add_python_packages(root, options.wheel, options.packages)
+    install(root / SITE, root, options.wheel, options.packages)
     add_texts(root)
-    compile_modules(root)
+    compile_modules(root / f"usr/lib/{PYTHON}", root)
     subprocess.run(["ldconfig", "-r", root], check=True)
     (root / "var/cache/ldconfig/aux-cache").unlink(missing_ok=True)
     settle(root, int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
@@ -144,25 +145,6 @@ def is_wanted(name: str) -> bool:
     return any(kind.match(name) for kind in (LIBRARIES, MODULES, SETTINGS, LICENCES))
 
 
-def add_python_packages(root: Path, wheel: Path, packages: Path | None) -> None:
-    """The wheel with its packages: those that requirements.txt pins by digest, or a folder's."""
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    pip += ["--target", str(root / SITE), "--python-version", PYTHON.removeprefix("python")]
-    pip += ["--only-binary=:all:", "--no-compile", "--upgrade"]
-    if packages is None:
-        requirements = Path(__file__).with_name("requirements.txt")
-        pinned = ["--no-deps", "--require-hashes", "--requirement", str(requirements)]
-        subprocess.run([*pip, *pinned], check=True)
-        subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
-    else:
-        source = ["--no-index", "--find-links", str(packages)]
-        subprocess.run([*pip, *source, f"{wheel}[proxy]"], check=True)
-    # Commands of the packages, which have the path of pip's Python in their first line.
-    shutil.rmtree(root / SITE / "bin", ignore_errors=True)
-    for record in (root / SITE).glob("*.dist-info/direct_url.json"):
-        record.unlink()
-
-
 def add_texts(root: Path) -> None:
     """Files and folders that no package brings."""
     for name, text in TEXTS.items():
@@ -174,26 +156,6 @@ def add_texts(root: Path) -> None:
     launcher.chmod(0o755)
     for name in IPTABLES:
         (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
-
-
-def compile_modules(root: Path) -> None:
-    """Compiled modules: the root cannot be written when it runs. They are never compared with
-    their sources, whose times are all the same.
-    """
-    command = [
-        f"/usr/bin/{PYTHON}",
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "0",
-        "-s",
-        str(root),
-        "-p",
-        "/",
-    ]
-    folders = (root / f"usr/lib/{PYTHON}", root / SITE)
-    subprocess.run([*command, "--invalidation-mode", "unchecked-hash", *folders], check=True)
 
 
 def paths(root: Path) -> Iterator[Path]:

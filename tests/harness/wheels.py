@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterable
@@ -37,10 +38,20 @@ def wheel(folder: Path) -> Path:
         for file in files:
             base = folder if file.is_relative_to(folder) else ROOT / "python"
             if file.is_file() and "__pycache__" not in file.parts:
-                archive.write(file, file.relative_to(base))
+                content = stripped(file, folder) if file == native else file
+                archive.write(content, file.relative_to(base))
         names = [*archive.namelist(), f"{info.name}/RECORD"]
         archive.writestr(names[-1], "".join(f"{name},,\n" for name in names))
     return path
+
+
+def stripped(library: Path, folder: Path) -> Path:
+    """The library without symbols, as `make wheel` leaves it: a tenth of the size."""
+    if shutil.which("strip") is None:
+        return library
+    target = folder / "stripped"
+    subprocess.run(["strip", "--strip-unneeded", "-o", target, library], check=True)
+    return target
 
 
 def repack(requirements: Iterable[str], folder: Path) -> None:

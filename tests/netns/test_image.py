@@ -1,5 +1,5 @@
 """The image's root filesystem, built as its Dockerfile builds it, and run as a container engine
-would: read-only, with CAP_NET_ADMIN and nothing more.
+would: read-only, with the manifests' capabilities and no other.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ def root(built: tuple[Path, str]) -> Path:
     return built[0]
 
 
-def confined(root: Path, folder: Path, user: int = 0) -> tuple[str, ...]:
+def confined(root: Path, folder: Path, user: int = 0, capabilities: str = "12") -> tuple[str, ...]:
     """The words before a command that runs it in the root, with a folder's `objects` as its
     configuration and the folder as its state.
     """
@@ -91,7 +91,7 @@ def confined(root: Path, folder: Path, user: int = 0) -> tuple[str, ...]:
         place.mkdir(exist_ok=True)
     os.chown(folder, user, user)
     unshare = ("unshare", "--mount", "--propagation", "private", sys.executable, str(CONFINED))
-    return (*unshare, str(user), str(root), str(folder / "objects"), str(folder))
+    return (*unshare, str(user), capabilities, str(root), str(folder / "objects"), str(folder))
 
 
 def run(root: Path, folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -181,18 +181,30 @@ class Contained(Daemon):
     user = 0
 
     def command(self, *arguments: str) -> tuple[str, ...]:
-        outside = confined(self.root, self.folder, self.user)
+        # As the manifests give them: CAP_NET_RAW for iptables alone.
+        capabilities = "12" if self.datapath is DatapathKind.FIRST_PACKET else "12,13"
+        outside = confined(self.root, self.folder, self.user, capabilities)
         flags = ("--manifests", "/etc/kbe-nat", "--datapath", str(self.datapath))
         return (*self.cluster.node.prefix, *outside, "kbe-nat", "proxy", *flags, *arguments)
 
 
+@pytest.fixture(params=list(DatapathKind), ids=str)
+def datapath(request: pytest.FixtureRequest) -> DatapathKind:
+    kind: DatapathKind = request.param
+    return kind
+
+
 @pytest.fixture(params=[0, 65534], ids=["root", "nobody"])
 def contained(
-    request: pytest.FixtureRequest, root: Path, cluster: Cluster, tmp_path: Path
+    request: pytest.FixtureRequest,
+    root: Path,
+    cluster: Cluster,
+    tmp_path: Path,
+    datapath: DatapathKind,
 ) -> Iterator[Contained]:
     tmp_path.chmod(0o755)
     (tmp_path / "objects").mkdir()
-    with Contained(cluster, tmp_path, DatapathKind.FIRST_PACKET) as own:
+    with Contained(cluster, tmp_path, datapath) as own:
         own.root, own.user = root, request.param
         yield own
 

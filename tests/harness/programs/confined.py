@@ -1,9 +1,10 @@
 """Runs a command in a root as a container engine would for the Pod of `deploy/base`:
-`confined.py USER ROOT CONFIG STATE COMMAND...`, in a mount namespace that `unshare --mount` made.
+`confined.py USER CAPABILITIES ROOT CONFIG STATE COMMAND...`, in a mount namespace that `unshare
+--mount` has made. CAPABILITIES are numbers with commas between.
 
 The root and the kernel's settings are read-only, STATE is /run/kbe-nat, CONFIG is /etc/kbe-nat, and
-no capability can be got but CAP_NET_ADMIN. Another user than 0 has it ambiently, as systemd gives
-it and Kubernetes does not.
+no other capability can be got. Another user than 0 has them ambiently, as systemd gives them and
+Kubernetes does not.
 """
 
 import ctypes
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from kbe_nat.daemon.privileges import keep_net_admin
 
-NET_ADMIN = 12
-PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 8, 24, 38
+NET_RAW = 13
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 24, 38, 47
+PR_CAP_AMBIENT_RAISE = 2
 CAPABILITIES = 41
 
 
@@ -24,7 +26,8 @@ def mount(*words: str) -> None:
 
 
 def main() -> None:
-    user, root, config, state, *command = sys.argv[1:]
+    user, numbers, root, config, state, *command = sys.argv[1:]
+    allowed = {int(number) for number in numbers.split(",")}
     mount("--bind", root, root)
     mount("-t", "tmpfs", "tmpfs", f"{root}/dev")
     for name in ("null", "urandom"):
@@ -42,7 +45,7 @@ def main() -> None:
     os.chdir("/")
     libc = ctypes.CDLL(None)
     for capability in range(CAPABILITIES):
-        if capability != NET_ADMIN:
+        if capability not in allowed:
             libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if user != "0":
@@ -50,7 +53,9 @@ def main() -> None:
         os.setgroups([])
         os.setgid(int(user))
         os.setuid(int(user))
-        keep_net_admin(lends_net_raw=False)
+        keep_net_admin(lends_net_raw=NET_RAW in allowed)
+        if NET_RAW in allowed:
+            libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NET_RAW, 0, 0)
     os.execve(f"/usr/bin/{command[0]}", command, {"PATH": "/usr/sbin:/usr/bin"})
 
 
