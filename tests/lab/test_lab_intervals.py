@@ -14,6 +14,7 @@ from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
 from kbe_nat.lab.plots.catalog import PLOTS
 from kbe_nat.lab.plots.series import drawing
+from kbe_nat.lab.report import headline
 from kbe_nat.lab.result import Result
 from kbe_nat.lab.statistics import Range, estimate, figure, interval_words
 from kbe_nat.lab.tables import TABLES
@@ -116,3 +117,9 @@ def test_reports_and_plots_show_nothing_that_cannot_be(run: Result) -> None:
 def test_shares_stand_beside_the_fair_ones(run: Result) -> None:
     (page,) = [page for page in lab.report([run]) if page.title.startswith("Shares")]
     assert page.columns[-2:] == ["connections share", "connections share fair"]
+
+
+@pytest.mark.parametrize(("repeats", "words"), [(1, "one repeat"), (2, "95 % intervals")])
+def test_one_repeat_is_not_said_to_have_an_interval(repeats: int, words: str) -> None:
+    *_, line = headline(lab.run(scenario(repeats=repeats)))
+    assert words in line and f"{repeats} repeat{'s' * (repeats > 1)} from seed" in line

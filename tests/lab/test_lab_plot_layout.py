@@ -170,7 +170,7 @@ def test_backends_have_whole_numbers_and_a_caption_that_is_true() -> None:
     from kbe_nat.lab.plots.captions import caption
 
     for count, strategies, words in (
-        (6, 2, "Lines are the fair shares."),
+        (21, 2, "Lines are the fair shares."),
         (6, 7, "Each stroke is a backend"),
         (2, 7, "Lines are the fair shares."),
     ):

@@ -96,6 +96,11 @@ def test_ways_stand_in_the_order_of_the_scenario_with_their_medians(stored: Resu
         "round-trip, load 5,000/s",
     ]
     assert [panel.title for panel in images["connections"].panels] == ["rate", "p50", "p99"]
+    labels = [line.label for line in images["latency-load"].panels[0].lines["p50_us"]]
+    assert [label.split(" · ")[0] for label in labels] == sorted(
+        (label.split(" · ")[0] for label in labels),
+        key=["nft-dnat", "forward", "every-packet"].index,
+    )
     assert images["latency-load"].x is not None and images["latency-load"].x.name == "load"
 
 
