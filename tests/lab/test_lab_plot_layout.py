@@ -138,7 +138,8 @@ def test_every_text_has_its_place(
     run: Result, tmp_path: Path, count: int, letters: int, repeats: int
 ) -> None:
     result = _variant(run, tmp_path / "variant", _names(count, letters), repeats)
-    seen = _check(result)
+    # Further parts of one plot are laid out as its first.
+    seen = _check(result, lambda sheet: count < 40 or not sheet.plot.name[-1].isdigit())
     assert {"shares", "balance", "mapping", "seconds", "ports", "port-guesses"} <= seen
 
 
