@@ -57,8 +57,9 @@ def shown(page: Path) -> list[Shown]:
 
 
 def checkout(folder: Path) -> Path:
-    """The folder, with what the commands read."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    """The folder, with what the commands read. It is their home too."""
+    for name in ("examples", "tools"):
+        shutil.copytree(ROOT / name, folder / name)
     return folder
 
 
@@ -68,7 +69,7 @@ def check(command: Shown, folder: Path, *prefix: str) -> None:
     done = subprocess.run(
         [*prefix, "bash", "-euo", "pipefail", "-c", command.command],
         cwd=folder,
-        env={**os.environ, "PATH": places, "COLUMNS": "200"},
+        env={**os.environ, "PATH": places, "COLUMNS": "200", "HOME": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
