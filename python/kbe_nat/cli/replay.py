@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, cast
 
+import click
 from msgspec import structs
 
 from kbe_nat import words
 from kbe_nat._native import Engine, Loop, Snat
+from kbe_nat.cli.annotation import Annotation, Pcapng
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
@@ -24,13 +26,16 @@ from kbe_nat.cli.flags.options import (
     warn,
 )
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.cli.flow_log import FlowLog, write_csv, write_parquet
+from kbe_nat.cli.object_changes import Change, ChangingObjects, split_changes
 from kbe_nat.cli.output import show, show_document
 from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
 from kbe_nat.cli.verb import verb
-from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.drivers.capture import CaptureQueue, check_target
 from kbe_nat.drivers.queue import PacketQueue
 from kbe_nat.engine_tables import native_tables
+from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Strategy
 from kbe_nat.policy.plan import Plan
@@ -61,22 +66,75 @@ CHOICE_FLAGS: Final[Flags] = {
 }
 
 
-@verb(kind=NodeCommand, choice=CHOICE_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS)
-def replay(
-    capture: Annotated[Path, Argument(help="pcap or pcapng file, or - for standard input.")],
-    target: Annotated[
-        Path | None,
+@dataclass(frozen=True)
+class ResultSettings:
+    """Files that are written, and objects that are compared."""
+
+    target: Path | None = None
+    is_annotated: bool = False
+    flows_csv: Path | None = None
+    flows_parquet: Path | None = None
+    compare: tuple[str, ...] = ()
+
+
+RESULT_FLAGS: Final[Flags] = {
+    "target": Flag(
+        "--write",
+        "-w",
+        help="Write what would be sent on to this capture file, or - for standard output.",
+    ),
+    "is_annotated": Flag(
+        "--annotate",
+        help="Write pcapng with Service, backend and cause in each packet's comment, from the IP"
+        " header on; dropped packets are in it too.",
+    ),
+    "flows_csv": Flag("--flows-csv", help="Write one row for each connection to this file."),
+    "flows_parquet": Flag("--flows-parquet", help="The same as Parquet, with polars."),
+    "compare": TextFlag(
         Flag(
-            "--write",
-            "-w",
-            help="Write what would be sent on to this capture file, or - for standard output.",
+            "--compare",
+            metavar="FILE",
+            help="Other objects, as with -f: say which flows would fare differently.",
         ),
-    ] = None,
-    compare: Annotated[
+        tuple,
         list[str],
-        Flag(help="Other objects, as with -f: say which flows would fare differently."),
+    ),
+}
+
+
+class ReplayCommand(NodeCommand):
+    """`kbe-nat replay`: files behind an --at count from then on."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See the class. Raises `SettingError`."""
+        rest, ctx.meta[CHANGES_KEY] = split_changes(args)
+        return super().parse_args(ctx, rest)
+
+
+CHANGES_KEY: Final = "kbe_nat.changes"
+
+
+@verb(
+    kind=ReplayCommand,
+    results=RESULT_FLAGS,
+    choice=CHOICE_FLAGS,
+    objects=OBJECT_FLAGS,
+    node=NODE_FLAGS,
+)
+def replay(
+    context: click.Context,
+    capture: Annotated[Path, Argument(help="pcap or pcapng file, or - for standard input.")],
+    at: Annotated[
+        list[str],
+        Flag(
+            "--at",
+            metavar="TIME",
+            help="The objects of each -f behind it take the place of all before, from so long after"
+            " the first packet on, such as 50s; repeatable.",
+        ),
     ] = [],  # noqa: B006
     *,
+    results: ResultSettings,
     choice: ChoiceSettings,
     objects: ObjectSettings,
     node: NodeSettings,
@@ -88,40 +146,124 @@ def replay(
 
     Examples:
       kbe-nat replay -f objects.yaml traffic.pcap -w translated.pcap
+      kbe-nat replay -f objects.yaml traffic.pcap --annotate -w explained.pcapng
+      kbe-nat replay -f before.yaml traffic.pcap --at 50s -f after.yaml --flows-csv flows.csv
       kbe-nat replay -f objects.yaml traffic.pcap --compare after.yaml
       kbe-nat replay -f objects.yaml traffic.pcap --strategy mh --seed 1 -o json
     """
-    seed = secrets.randbits(64) if choice.seed is None else choice.seed
-
-    def engine_for(plan: Plan) -> Engine:
-        engine = Engine(seed=seed, snat=Snat(choice.masquerade_addresses))
-        engine.replace_services(*native_tables(plan))
-        return engine
-
-    first = _plan(objects, node, choice)
-    engine = engine_for(first)
-    comparison: Comparison | None = None
-    with ExitStack() as stack:
-        progress = stack.enter_context(_progress(capture))
-        source = CaptureQueue(
-            capture,
-            target,
-            answer=cast(words.Answer, node.reject_with),
-            inputs=[
-                name for name in (*objects.files, *compare, node.config) if name not in (None, "-")
-            ],
-            progress=progress,
-        )
-        queue: PacketQueue = stack.enter_context(source)
-        if compare:
-            second = _plan(replace(objects, files=tuple(compare)), node, choice)
-            queue = comparison = Comparison(queue, engine_for(second), (first, second))
-        Loop(engine, queue).run()
-    result = summary(str(capture), seed, engine.stats(), source.unread, source.cut)
+    changes: list[Change] = context.meta[CHANGES_KEY]
+    _check(results, changes)
+    run = _Run(capture, results, objects, node, choice, changes)
+    result, comparison, is_standard_output = run.result()
     warn(*doubts(result))
     # Text in the middle of a capture would spoil it.
-    with redirect_stdout(sys.stderr) if source.is_standard_output else nullcontext():
+    with redirect_stdout(sys.stderr) if is_standard_output else nullcontext():
         _print(result, comparison, output)
+
+
+def _check(results: ResultSettings, changes: list[Change]) -> None:
+    """Raises `SettingError` for flags that contradict each other."""
+    if results.is_annotated and (results.target is None or str(results.target) == "-"):
+        raise SettingError("--annotate", "name the file that is written: -w out.pcapng")
+    if results.compare and changes:
+        raise SettingError("--compare", "it compares objects that do not change: leave out --at")
+
+
+@dataclass
+class _Run:
+    """One replay."""
+
+    capture: Path
+    results: ResultSettings
+    objects: ObjectSettings
+    node: NodeSettings
+    choice: ChoiceSettings
+    changes: list[Change]
+
+    def result(self) -> tuple[ReplayRow, Comparison | None, bool]:
+        """The counters, a comparison if there is one, and whether standard output is a capture."""
+        choice, results = self.choice, self.results
+        seed = secrets.randbits(64) if choice.seed is None else choice.seed
+
+        def engine_for(plan: Plan) -> Engine:
+            engine = Engine(seed=seed, snat=Snat(choice.masquerade_addresses))
+            engine.replace_services(*native_tables(plan))
+            return engine
+
+        first = _plan(self.objects, self.node, choice)
+        engine = engine_for(first)
+        comparison: Comparison | None = None
+        log: FlowLog | None = None
+        with ExitStack() as stack:
+            source = self._source(stack)
+            queue: PacketQueue = stack.enter_context(source)
+            annotation = None
+            if results.is_annotated and results.target is not None:
+                pcapng = stack.enter_context(Pcapng(results.target))
+                answer = cast(words.Answer, self.node.reject_with)
+                queue = annotation = Annotation(queue, source, pcapng, answer)
+                annotation.follow(first)
+            if results.compare:
+                second = _plan(replace(self.objects, files=results.compare), self.node, choice)
+                queue = comparison = Comparison(queue, engine_for(second), (first, second))
+            if results.flows_csv or results.flows_parquet:
+                queue = log = FlowLog(queue, source, engine)
+            pending = self._pending(engine, annotation)
+            if pending:
+                queue = ChangingObjects(queue, source, pending)
+            Loop(engine, queue).run()
+        for change, _ in pending:
+            warn(f"--at {change.text}: the capture ends before")
+        if log is not None:
+            self._write_flows(log)
+        result = summary(str(self.capture), seed, engine.stats(), source.unread, source.cut)
+        return result, comparison, source.is_standard_output
+
+    def _source(self, stack: ExitStack) -> CaptureQueue:
+        results = self.results
+        others = [name for change in self.changes for name in change.files]
+        names = (*self.objects.files, *results.compare, *others, self.node.config)
+        inputs = [name for name in names if name not in (None, "-")]
+        for target in (results.flows_csv, results.flows_parquet, results.target):
+            if target is not None and str(target) != "-":
+                check_target(target, [self.capture, *inputs])
+        return CaptureQueue(
+            self.capture,
+            None if results.is_annotated else results.target,
+            answer=cast(words.Answer, self.node.reject_with),
+            inputs=inputs,
+            progress=stack.enter_context(_progress(self.capture)),
+        )
+
+    def _pending(
+        self, engine: Engine, annotation: Annotation | None
+    ) -> list[tuple[Change, Callable[[], None]]]:
+        """Each change with what it does. All objects are read before the first packet."""
+
+        def application(plan: Plan) -> Callable[[], None]:
+            def apply() -> None:
+                engine.replace_services(*native_tables(plan))
+                if annotation is not None:
+                    annotation.follow(plan)
+
+            return apply
+
+        return [
+            (
+                change,
+                application(
+                    _plan(replace(self.objects, files=change.files), self.node, self.choice)
+                ),
+            )
+            for change in self.changes
+        ]
+
+    def _write_flows(self, log: FlowLog) -> None:
+        log.finish()
+        if self.results.flows_csv is not None:
+            write_csv(log.rows, self.results.flows_csv)
+        if self.results.flows_parquet is not None:
+            write_parquet(log.rows, self.results.flows_parquet)
 
 
 def _plan(objects: ObjectSettings, node: NodeSettings, choice: ChoiceSettings) -> Plan:

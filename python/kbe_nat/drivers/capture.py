@@ -29,6 +29,8 @@ class CaptureQueue:
     A device, a pipe or standard output ("-" too) is written to as it is, while packets come.
     """
 
+    max_packets: int
+    """Packets of a batch, at most."""
     is_standard_output: bool = False
     """Whether the capture goes to standard output, which must carry nothing else then."""
 
@@ -50,6 +52,9 @@ class CaptureQueue:
         """
         source = "/dev/stdin" if str(source) == "-" else source
         self._progress = progress
+        self.max_packets = MAX_PACKETS
+        self.times: array[int] = array("Q")
+        """When each packet of the newest batch was captured, in nanoseconds since 1970."""
         self._current: CaptureBatch | None = None
         self._now = 0
         self._writer: CaptureWriter | None = None
@@ -65,9 +70,7 @@ class CaptureQueue:
         if not self.is_standard_output:
             for read in _files((source, *inputs)):
                 if _is_same_file(read, self._target):
-                    raise CaptureError(
-                        f"{target}: it would be written over what is read; name another file"
-                    )
+                    raise CaptureError(f"{target}: {OVERWRITING}")
         try:
             self._writer = CaptureWriter(self._output_name(), self._reader, answer)
         except OSError as error:
@@ -129,14 +132,15 @@ class CaptureQueue:
         """See `PacketQueue`. A batch spans at most `MAX_SPAN`, and its time is that of its first
         packet. Raises `CaptureError`.
         """
-        frames = self._reader.read_batch(MAX_PACKETS, MAX_SPAN)
+        frames = self._reader.read_batch(self.max_packets, MAX_SPAN)
         self._progress(self._reader.position)
         self._current = frames
         if frames is None:
             return None
         offsets, times = array("Q"), array("Q")
         offsets.frombytes(frames.offsets())
-        times.frombytes(frames.times()[:8])
+        times.frombytes(frames.times())
+        self.times = times
         # Captures of several devices are not always in order; the clock does not run backwards.
         self._now = max(self._now, times[0]) if times else self._now
         return Batch(self._now, frames.take(), offsets, is_captured=True)
@@ -183,6 +187,13 @@ def _mode(target: Path) -> int:
     return 0o666 & ~mask
 
 
+def check_target(target: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises `CaptureError` for a file that is read, or in a directory of such."""
+    if any(_is_same_file(read, target) for read in _files(inputs)):
+        raise CaptureError(f"{target}: {OVERWRITING}")
+
+
+OVERWRITING: Final = "it would be written over what is read; name another file"
 STANDARD_OUTPUT: Final = 1
 MAX_PACKETS: Final = 1024
 MAX_SPAN: Final = 50_000_000
