@@ -358,6 +358,12 @@ def test_an_address_with_a_zone_is_none() -> None:
             lambda: kbe_nat.Timeouts(udp=-1),
             "udp is a number from 0 to 31536000, not -1",
         ),
+        (
+            lambda: engine().flows(state="FOO"),  # type: ignore[arg-type]
+            "state is 'SYN_SENT', 'SYN_RECV', 'ESTABLISHED', 'FIN_WAIT', 'CLOSE_WAIT', 'LAST_ACK', "
+            "'TIME_WAIT', 'CLOSE', 'SYN_SENT2', 'CLOSED', 'COOKIE_WAIT', 'COOKIE_ECHOED', "
+            "'SHUTDOWN_SENT', 'SHUTDOWN_RECD' or 'SHUTDOWN_ACK_SENT', not 'FOO'",
+        ),
         (lambda: _native.NftTable(5, "t"), "family is 4 or 6, not 5"),
         (lambda: kbe_nat.ServicePort("", [], []), "name is that of a service port, not ''"),
         (

@@ -1,5 +1,7 @@
 """A session: an engine with a clock, expiry, refusals and held fragments."""
 
+import pytest
+
 import kbe_nat
 from kbe_nat.packets import Packet
 
@@ -94,3 +96,8 @@ def fragments(packet: bytes, size: int) -> tuple[bytes, bytes]:
         return bytes(header) + packet[20 + start : 20 + end]
 
     return fragment(0, size, False), fragment(size, len(packet) - 20, True)
+
+
+def test_an_unknown_answer_is_refused_at_once() -> None:
+    with pytest.raises(kbe_nat.ArgumentError, match="answer is 'icmp' or 'tcp-reset', not 'rst'"):
+        session(Clock(), answer="rst")

@@ -44,6 +44,8 @@ def test_the_engine_takes_each_word() -> None:
         assert snat.allocation == allocation
     for answer in get_args(words.Answer):
         kbe_nat.reject(b"", answer)
+    for state in get_args(words.State):
+        assert list(kbe_nat.Engine().flows(state=state)) == []
     for action in get_args(words.Decided):
         assert kbe_nat.Engine().decisions(verdict=action) == []
 

@@ -1258,7 +1258,7 @@ class Engine:
         source: _Address | None = None,
         destination: _Address | None = None,
         backend: _Address | None = None,
-        state: str | None = None,
+        state: words.State | None = None,
         limit: int | None = None,
     ) -> Iterator[Flow]:
         """The flows to which all given filters apply, each as it is when it comes.
@@ -1277,7 +1277,7 @@ class Engine:
         source: _Address | None = None,
         destination: _Address | None = None,
         backend: _Address | None = None,
-        state: str | None = None,
+        state: words.State | None = None,
     ) -> FlowTable:
         """The flows to which all given filters apply as a table of Arrow, for data frames: one row
         a flow, as of `flows`, with addresses and ports in columns of their own. Cost: one walk of
@@ -1311,7 +1311,7 @@ class Engine:
         source: _Address | None = None,
         destination: _Address | None = None,
         backend: _Address | None = None,
-        state: str | None = None,
+        state: words.State | None = None,
     ) -> int:
         """End the flows to which all given filters apply, and return how many they were. A later
         packet of one is decided anew. Cost: one walk of the table.

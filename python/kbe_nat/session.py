@@ -7,8 +7,9 @@ keeping them. A `Session` does all three, so that a callback of a packet queue i
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
+from kbe_nat import words
 from kbe_nat._native import EXPIRY_BUDGET, Engine, Verdict, reject
 
 EXPIRY_INTERVAL: Final = 10_000_000
@@ -19,9 +20,9 @@ EXPIRY_INTERVAL: Final = 10_000_000
 class Outcome:
     """What a program does with a packet."""
 
-    action: str
+    action: words.Action
     """As of a `Verdict`: "accept", "translate", "drop", "reject" or "hold"."""
-    cause: str
+    cause: words.Cause | Literal[""]
     """Why, in a word; empty for a packet that had been held."""
     packet: bytes | None
     """The bytes to send on; None where nothing is sent on."""
@@ -57,11 +58,12 @@ class Session:
         engine: Engine,
         *,
         clock: Callable[[], int] = time.monotonic_ns,
-        answer: Literal["icmp", "tcp-reset"] = "icmp",
+        answer: words.Answer = "icmp",
     ) -> None:
         """`clock` gives nanoseconds and never goes back; `answer` is how packets are rejected, as
-        of `kbe_nat.reject`.
+        of `kbe_nat.reject`. Raises `ArgumentError` for another answer.
         """
+        reject(b"", answer)
         self.engine = engine
         self._clock = clock
         self._answer = answer
@@ -99,7 +101,7 @@ class Session:
         for ticket, action, packet in self.engine.released():
             context, original = self._held.pop(ticket, (None, b""))
             answer = reject(original, self._answer) if action == "reject" and original else None
-            outcomes.append((context, Outcome(action, "", packet, answer)))
+            outcomes.append((context, Outcome(cast(words.Action, action), "", packet, answer)))
         return outcomes
 
     def _outcome(self, verdict: Verdict, packet: bytes | bytearray | memoryview) -> Outcome:

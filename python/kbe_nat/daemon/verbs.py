@@ -131,7 +131,7 @@ class Verbs:
         names: Sequence[str] = (),
         namespace: str | None = None,
         selector: str | None = None,
-        **filters: str | None,
+        **filters: Any,  # noqa: ANN401
     ) -> Iterator[list[FlowRow]]:
         """Connections that match, in pages; filters as of `Engine.flows`."""
         selection = self._select(names, namespace, selector)
@@ -155,7 +155,7 @@ class Verbs:
         names: Sequence[str] = (),
         namespace: str | None = None,
         selector: str | None = None,
-        **filters: str | None,
+        **filters: Any,  # noqa: ANN401
     ) -> Iterator[int]:
         """End the connections that match. Yields their number."""
         selection = self._select(names, namespace, selector)

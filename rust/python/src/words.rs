@@ -1,6 +1,7 @@
 //! Words that arguments have from a short list, and address families, as values of the engine.
 
 use kbe_nat_engine::conntrack::ports::Mapping;
+use kbe_nat_engine::conntrack::state::State;
 use kbe_nat_engine::reject::RejectWith;
 use kbe_nat_engine::service::{FrontendKind, Mode, UnknownPort};
 use kbe_nat_engine::tuple::{Family, Protocol};
@@ -45,6 +46,21 @@ pub(crate) fn list(words: &[&str]) -> String {
         Some((last, [])) => last.clone(),
         Some((last, others)) => format!("{} or {last}", others.join(", ")),
         None => String::new(),
+    }
+}
+
+/// The name of a state of TCP or SCTP, as nf_conntrack shows it.
+pub(crate) struct StateName(pub(crate) String);
+
+impl Argument<'_, '_> for StateName {
+    fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
+        let name = <&str>::read(object, place)?;
+        let names = State::names();
+        if names.contains(&name) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(place.no_value(object, list(&names)))
+        }
     }
 }
 

@@ -68,6 +68,16 @@ impl State {
         Some(Self::ALL[row].1).filter(|name| !name.is_empty())
     }
 
+    /// All names that nf_conntrack shows, each once.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        let mut names: Vec<_> = Self::ALL.iter().filter_map(|(state, _)| state.name()).collect();
+        // TCP and SCTP share one.
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(*name));
+        names
+    }
+
     /// The state with this number, as a checkpoint stores it; never [`State::Free`].
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         Some(Self::ALL.get(usize::from(number).checked_sub(1)?)?.0)

@@ -16,6 +16,7 @@ use crate::flow::Flow;
 use crate::flow_table::FlowTable;
 use crate::stats::Stats;
 use crate::values::machines;
+use crate::words::StateName;
 
 #[pymethods]
 impl Engine {
@@ -37,9 +38,10 @@ impl Engine {
         #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
         #[pyo3(from_py_with = arguments::limit)] limit: Option<usize>,
     ) -> PyResult<Flows> {
+        let state = state.map(|StateName(name)| name);
         let filter = Filter { protocol, service, source, destination, backend, state };
         let engine = own.clone().unbind();
         let listing = own.py().detach(|| engine.get().lock().listing(filter));
@@ -69,8 +71,9 @@ impl Engine {
         #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
     ) -> PyResult<FlowTable> {
+        let state = state.map(|StateName(name)| name);
         let filter = Filter { protocol, service, source, destination, backend, state };
         Ok(py.detach(|| {
             let mut listing = self.lock().listing(filter);
@@ -95,8 +98,9 @@ impl Engine {
         #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
         #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::state)] state: Option<String>,
+        #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
     ) -> PyResult<usize> {
+        let state = state.map(|StateName(name)| name);
         let filter = Filter { protocol, service, source, destination, backend, state };
         Ok(py.detach(|| {
             let mut listing = self.lock().listing(filter);
