@@ -106,6 +106,7 @@ def test_it_says_the_question_the_answer_the_method_and_the_machine(run: Result)
         "dictionary.csv",
         'href="plots/balance.svg"',
         "<code>max_over_mean</code>",
+        "alert(<wbr>1)",
     ):
         assert words in text, words
     captions = Document(text).captions

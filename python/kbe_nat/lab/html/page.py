@@ -25,6 +25,7 @@ from kbe_nat.lab.plots.figures import Picture
 from kbe_nat.lab.plots.series import Drawing
 from kbe_nat.lab.report import Page, report, spread_words, summary
 from kbe_nat.lab.result import Result
+from kbe_nat.lab.statistics import figure
 from kbe_nat.lab.tables import Column
 
 
@@ -62,7 +63,7 @@ def page(results: Sequence[Result], drawn: Iterable[tuple[Drawing, Picture]], pl
     pages = report(results)
     style, script = (_part(name) for name in ("page.css", "page.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _code, "foldable": _foldable}
     values: dict[str, Any] = {
         "policy": POLICY.format(script=_digest(script), style=_digest(style)),
         "style": Markup(style),
@@ -111,6 +112,11 @@ def _digest(text: str) -> str:
 def _code(text: str) -> Markup:
     """What stands between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _foldable(text: str) -> Markup:
+    """Parameters of a strategy, which have no spaces, may be folded behind each."""
+    return Markup("<wbr>").join(PARAMETERS.findall(text))
 
 
 def _table(each: Page, result: Result) -> dict[str, Any]:
@@ -198,6 +204,8 @@ def _fact_text(value: object) -> str:
         return "not known"
     if isinstance(value, dict):
         return "; ".join(f"{name}: {_fact_text(inner)}" for name, inner in value.items())
+    if isinstance(value, float):
+        return figure(value)
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value)
@@ -208,4 +216,5 @@ POLICY: Final = (
     "base-uri 'none'; form-action 'none'"
 )
 NUMBER: Final = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?|\.\d+)(e[+-]?\d+)?(?=$|[ %])")
+PARAMETERS: Final = re.compile(r"[^,(]*[,(]+|[^,(]+")
 FACTS: Final = {"kbe_nat": "kbe-nat", "git": "revision", "cpu": "processor", "cpus": "processors"}
