@@ -25,6 +25,7 @@ __all__ = [
     "CAUSES",
     "CONNECT_BOUNDS",
     "EXPIRY_BUDGET",
+    "REVISION",
     "STRATEGIES",
     "TIMEOUTS",
     "AnswerWatch",
@@ -100,6 +101,9 @@ class PanicException(BaseException):
     """A defect of the engine. It is no `Exception`, so a handler for those does not hide it."""
 
 __version__: Final[str]
+REVISION: Final[str | None]
+"""Of the Rust sources that this module was built of: the last commit that changed them, with + when
+files differed from it; None where nothing told."""
 
 ACTIONS: Final[tuple[words.Action, ...]]
 """Names of the actions by number, as in the first byte of a verdict record."""

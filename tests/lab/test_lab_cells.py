@@ -287,6 +287,21 @@ class Wrong(Last):
         return self.count
 
 
+class Negative(Last):
+    def pick(self, hash: int, loads: list[int]) -> int | None:
+        return -1
+
+
+class Huge(Last):
+    def pick(self, hash: int, loads: list[int]) -> int | None:
+        return 1 << 70
+
+
+class Words(Last):
+    def pick(self, hash: int, loads: list[int]) -> Any:
+        return "first"
+
+
 class Failing(Last):
     def pick(self, hash: int, loads: list[int]) -> int | None:
         raise ZeroDivisionError("by design")
@@ -309,7 +324,10 @@ def test_strategies_in_python_take_part() -> None:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Wrong, r"small: python\(class=x\): pick returned 4, of 4 backends"),
+        (Wrong, r"small: python\(class=x\): pick returns None or a position from 0 to 3, not 4"),
+        (Negative, r"small: python\(class=x\): pick returns .* 0 to 3, not -1"),
+        (Huge, r"small: python\(class=x\): pick returns .* 0 to 3, not 1180591620717411303424"),
+        (Words, r"small: python\(class=x\): pick returns .* 0 to 3, not 'first'"),
         (Failing, r"small: python\(class=x\): ZeroDivisionError: by design"),
     ],
 )

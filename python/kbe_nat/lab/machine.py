@@ -4,20 +4,24 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from kbe_nat._native import REVISION
 from kbe_nat.commands import output_of
 from kbe_nat.errors import LabError
 
 
 def facts(version: str) -> dict[str, Any]:
-    """Versions, git revision, kernel, CPU, mitigations, governor, load and the share of time that a
-    hypervisor took since the boot; None where nothing tells.
+    """Versions, git revisions of checkout and native module, kernel, CPU, mitigations, governor,
+    load and the share of time that a hypervisor took since the boot; None where nothing tells.
     """
     return {
         "kbe_nat": version,
         "git": _revision(),
+        "git_native": REVISION,
+        "git_sources": _revision(RUST),
         "python": platform.python_version(),
         "kernel": platform.release(),
         "architecture": platform.machine(),
@@ -36,15 +40,32 @@ def printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _revision() -> str | None:
-    """Of the checkout that the package runs from, with + when files differ from it."""
+def stale_module(machine: Mapping[str, Any]) -> str:
+    """Both revisions in words, where a run's native module was built of other sources than lay
+    beside it; empty where they are the same, or nothing tells.
+    """
+    module, sources = machine.get("git_native"), machine.get("git_sources")
+    if module == sources or module is None or sources is None:
+        return ""
+    return (
+        f"The native module was built of Rust sources at {module}, "
+        f"and those of the checkout are at {sources}."
+    )
+
+
+def _revision(paths: Sequence[str] = ()) -> str | None:
+    """The last commit of the checkout that the package runs from, or the last that changed one of
+    these paths, with + when files differ from it.
+    """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
     git = ["git", "-C", str(root)]
+    last = ["log", "-1", "--format=%H", "--", *paths]
+    status = ["status", "--porcelain", "-uno", "--", *paths]
     try:
-        revision = output_of([*git, "rev-parse", "HEAD"], LabError, seconds=10).strip()
-        changes = output_of([*git, "status", "--porcelain", "-uno"], LabError, seconds=10).strip()
+        revision = output_of([*git, *last], LabError, seconds=10).strip()
+        changes = output_of([*git, *status], LabError, seconds=10).strip()
     except LabError:
         return None
     return f"{revision}+" if changes else revision
@@ -101,3 +122,7 @@ def processor_ticks() -> Ticks:
     user, nice, system, idle, wait, hard, soft, steal = map(int, words)
     busy = user + nice + system + hard + soft
     return Ticks(busy, steal, busy + idle + wait + steal)
+
+
+RUST: Final = ("rust", "Cargo.toml", "Cargo.lock")
+"""What the native module is built of, as in rust/python/build.rs."""

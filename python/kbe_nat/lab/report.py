@@ -8,6 +8,7 @@ import msgspec
 from kbe_nat.lab.comparability import check_comparable, comparable_tables
 from kbe_nat.lab.live.pages import live_pages
 from kbe_nat.lab.live.scenario import LiveScenario
+from kbe_nat.lab.machine import stale_module
 from kbe_nat.lab.result import Result
 from kbe_nat.lab.statistics import Estimate, Range, estimate
 
@@ -165,6 +166,8 @@ def headline(result: Result) -> Iterator[str]:
     if scenario.expect:
         yield f"Expected: {scenario.expect}"
     yield f"{summary(result)} {spread_words(result)}"
+    if words := stale_module(result.manifest.machine):
+        yield words
 
 
 def spread_words(result: Result) -> str:

@@ -79,7 +79,7 @@ def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
     here, there = first.manifest, second.manifest
     if here.scenario_hash != there.scenario_hash:
         raise LabError("the runs are of different scenarios")
-    for name in ("kbe_nat", "git", "kernel", "cpu", "python"):
+    for name in ("kbe_nat", "git", "git_native", "kernel", "cpu", "python"):
         old, new = here.machine.get(name), there.machine.get(name)
         if old != new:
             lines.append(f"manifest: {name} was {old} and is {new}")

@@ -77,7 +77,7 @@ impl Place<'_> {
 }
 
 /// A value as Python writes it, or its beginning.
-fn show(object: &Bound<'_, PyAny>) -> String {
+pub(crate) fn show(object: &Bound<'_, PyAny>) -> String {
     let text = object.repr().and_then(|text| Ok(text.to_str()?.to_owned()));
     match text {
         Ok(text) if text.chars().count() > LONGEST => {

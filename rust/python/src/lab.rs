@@ -123,14 +123,20 @@ impl Balancer for Instance {
         let loads: Vec<u32> = (0..self.backends).map(|index| request.loads.active(index)).collect();
         let choice = Python::attach(|py| {
             let choice = self.instance.call_method1(py, "pick", (hash, loads))?;
-            choice.extract::<Option<usize>>(py)
+            let choice = choice.bind(py);
+            match choice.extract::<Option<usize>>() {
+                Ok(index) if index.is_none_or(|index| index < self.backends) => Ok(index),
+                _ => {
+                    let accepted = match self.backends.checked_sub(1) {
+                        Some(last) => format!("None or a position from 0 to {last}"),
+                        None => "None without a backend".to_owned(),
+                    };
+                    let value = arguments::show(choice);
+                    Err(argument(format!("pick returns {accepted}, not {value}")))
+                }
+            }
         });
         match choice {
-            Ok(Some(index)) if index >= self.backends => {
-                let text = format!("pick returned {index}, of {} backends", self.backends);
-                self.failure.note(argument(text));
-                None
-            }
             Ok(index) => index,
             Err(error) => {
                 self.failure.note(error);

@@ -128,6 +128,7 @@ fn _restore<'py>(name: &str, state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 /// Names by number, and bounds, as the engine and the loop have them.
 fn add_constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    module.add("REVISION", option_env!("KBE_NAT_REVISION"))?;
     let actions = kbe_nat_engine::Action::ALL.map(kbe_nat_engine::Action::name);
     module.add("ACTIONS", PyTuple::new(py, actions)?)?;
     let causes = kbe_nat_engine::Cause::ALL.iter().map(|cause| cause.name()).collect::<Vec<_>>();
