@@ -260,3 +260,17 @@ def test_a_module_of_the_working_directory_is_found_again(
         f"kbe-nat: {tmp_path / 'run'}/manifest.json: strategies[0].class: in_the_way:First: "
         f"No module named 'in_the_way'; it was searched for in {tmp_path / 'scenarios'}"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"seed": 9}, "seed is 9, and was 1; seeds are repeats: run one scenario with more"),
+        ({"repeats": 2}, "repeats is 2, and was 1; seeds are repeats"),
+        ({"duration": 9}, "duration is 9.0, and was 10.0; a sweep of the field, or a list"),
+    ],
+)
+def test_a_refused_comparison_says_how_it_is_made(changes: dict[str, Any], remedy: str) -> None:
+    results = [lab.run(scenario()), lab.run(scenario(**changes))]
+    with pytest.raises(lab.LabError, match=re.escape(f"the scenarios differ: {remedy}")):
+        lab.report(results)

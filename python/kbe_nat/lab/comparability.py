@@ -78,7 +78,14 @@ def _scenario_difference(first: Result, other: Result) -> str:
     if different is None:
         return "the scenarios differ"
     place, value, opposite = _narrowed(different, here.get(different), there.get(different))
-    return f"the scenarios differ: {place} is {opposite}, and was {value}"
+    return f"the scenarios differ: {place} is {opposite}, and was {value}; {_remedy(place)}"
+
+
+def _remedy(place: str) -> str:
+    """How both values come beside each other, with intervals."""
+    if place in ("seed", "repeats", "rounds"):
+        return "seeds are repeats: run one scenario with more of them"
+    return "a sweep of the field, or a list where it is one, has both in one run"
 
 
 def _narrowed(place: str, here: object, there: object) -> tuple[str, object, object]:
