@@ -145,7 +145,7 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
         subject = f"{ends.protocol.upper()} {source} to {destination}"
     service = f" by {verdict.service}" if verdict.service else ""
     outcome = {
-        "translate": f"is translated to {verdict.backend or 'one of several endpoints'}{service}",
+        "translate": f"is sent to {verdict.backend or 'one of several endpoints'}{service}",
         "pass": "passes",
         "reject": f"is rejected{service} ({explanation.cause})",
         "drop": f"is dropped{service} ({explanation.cause})",
