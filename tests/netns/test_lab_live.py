@@ -92,6 +92,16 @@ def check_tables(folder: Path) -> None:
         assert name in manifest["machine"]
 
 
+def test_every_method_measures_ipv6(tmp_path: Path) -> None:
+    file, folder = tmp_path / "six.yaml", tmp_path / "run"
+    file.write_text(json.dumps(SCENARIO | {"families": ["ipv6"]}))
+    run = command("run", str(file), "-d", str(folder))
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    check_tables(folder)
+    assert {row["family"] for row in rows(folder, "latency")} == {"ipv6"}
+
+
 def test_a_live_run_needs_no_root_where_users_may_make_namespaces(tmp_path: Path) -> None:
     user = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
     if subprocess.run([*user, "unshare", "--user", "--net", "true"], check=False).returncode:

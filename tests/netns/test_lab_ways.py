@@ -73,6 +73,13 @@ def assert_carries(network: Network, served: Served, way: Way, family: Family) -
         assert traffic.first_packets(to, count=20, wait=10).answered == 20
 
 
+def test_a_network_answers_from_the_start() -> None:
+    """Devices that still ask for duplicates of their addresses hold up the first answers."""
+    with Network() as wires:
+        for namespace in (wires.node, wires.client, *wires.pods):
+            assert namespace.call("ip", "-6", "-oneline", "address", "show", "tentative") == ""
+
+
 @ALL_WAYS
 def test_a_way_carries_both_families_and_leaves_nothing(network: Network, way: Way) -> None:
     usable(way)

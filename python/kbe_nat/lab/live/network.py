@@ -4,7 +4,7 @@ pods.
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Final, Self
 
@@ -45,6 +45,10 @@ class Network:
         with ExitStack() as stack:
             for namespace in (self.node, self.client, *self.pods):
                 stack.enter_context(namespace)
+                # Devices answer nobody for two seconds else, while they ask for duplicates of
+                # their link-local addresses, and programming would seem to take as long.
+                with suppress(FileNotFoundError):
+                    namespace.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
             wire_node(self.node, self.client)
             for position, pod in enumerate(self.pods):
                 wire_pod(self.node, pod, PODS[Family.IPV4][position], f"veth{position}")
