@@ -193,8 +193,8 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     name: str
     """One of the engine's (`kbe_nat.Strategy`), of the lab's, or `python`."""
     table_size: Annotated[int, Meta(ge=2, le=MAX_TABLE)] | None = None
-    """mh: slots, a prime, at least one for each backend with weight (the next prime above 100 for
-    each backend, their number rounded up to a power of two).
+    """mh: slots, a prime, at least one for each backend with weight (the first of 2,039, 16,381,
+    65,537, 655,373 and 4,194,301 with 100 for each).
     """
     virtual_nodes: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """ring, bounded: points of a backend of weight 1 (100)."""
