@@ -441,3 +441,19 @@ def test_f127_an_idle_client_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> 
             connection.recv(1)
     finally:
         thread.close()
+
+
+@pytest.mark.parametrize("is_refused", [True, False], ids=["refused", "without memory to begin"])
+def test_f128_pages_whose_thread_does_not_begin_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    """A thread that finds no memory to begin with ends before its first step, and tells nobody."""
+
+    def start(*arguments: object) -> None:
+        if is_refused:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("kbe_nat.server.pages.start_new_thread", start)
+    monkeypatch.setattr("kbe_nat.server.pages.PATIENCE", 0.1)
+    with pytest.raises(RuntimeError, match=r"can't start|does not begin"):
+        PagesThread(Site({}))

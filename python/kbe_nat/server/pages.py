@@ -12,6 +12,7 @@ import logging
 import socket
 import struct
 import threading
+from _thread import start_new_thread
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -46,8 +47,17 @@ class PagesThread:
         self._add_routes(site)
         self._application.on_response_prepare.append(_without_version)
         self._runner = web.AppRunner(self._application, access_log=None, handler_cancellation=True)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        started = threading.Event()
+        self._loop.call_soon(started.set)
+        try:
+            # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
+            start_new_thread(self._run, ())
+        except RuntimeError:
+            self._loop.close()
+            raise
+        if not started.wait(PATIENCE):
+            raise RuntimeError("the thread that makes pages does not begin")
         self._run_there(self._runner.setup())
 
     def listen(self, listener: socket.socket) -> asyncio.Server:
@@ -81,7 +91,14 @@ class PagesThread:
             self._run_there(self._runner.cleanup())
         self._maker.shutdown(wait=False, cancel_futures=True)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PATIENCE)
+        if self._ended.wait(PATIENCE):
+            self._loop.close()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._ended.set()
 
     def _run_there(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
