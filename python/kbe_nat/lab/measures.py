@@ -168,8 +168,9 @@ MEASURES: Final = (
     Measure(
         ("events",),
         "`keys_moved`, `keys_minimum`",
-        "share of 65,536 fixed flows whose choice the event changed; the least with which the new "
-        "weights can be met. Of mappings only",
+        "share of fixed flows whose choice the event changed; the least with which the new weights "
+        "can be met. Of mappings only. 65,536 flows of each Service are asked about, and four "
+        "million of all where more than 64 Services change",
         "with conntrack these flows do not move: they would without",
     ),
     Measure(
@@ -194,9 +195,11 @@ MEASURES: Final = (
         "`flows_peak`, `memory_bytes`",
         "most flows, and bytes of tables, at the end of a second or at an event. Flows in "
         "TIME_WAIT count; to `lc`, `wlc`, `p2c` and `lcd` each is 1/256 of a connection, as in "
-        "IPVS, and nothing to `bounded` and `peak-ewma`. Bytes are measured: with "
-        "conntrack records that ever held a flow (112 bytes; 176 of IPv6) and the index, which "
-        "is whole for `max_flows` from the first flow on; with jet the buckets of a hash map",
+        "IPVS, and nothing to `bounded` and `peak-ewma`. With conntrack "
+        "bytes are measured: records that ever held a flow (112 bytes; 176 of IPv6) and the index, "
+        "which is whole for `max_flows` from the first flow on. With jet they are computed: the "
+        "buckets of the smallest hash map with room for all entries, which does not depend on "
+        "where hashes fall",
         "the resident memory of a process, or what is reserved for flows that never came",
     ),
     Measure(

@@ -150,11 +150,12 @@ impl Services {
         Ok(())
     }
 
-    /// Builds what a Service is now. Says how the mapping of flows has changed, where the strategy
-    /// is one.
+    /// Builds what a Service is now, one of so many that change. Says how the mapping of flows has
+    /// changed, where the strategy is one.
     pub(crate) fn build(
         &mut self,
         number: u32,
+        among: usize,
     ) -> Result<(ServiceState, Option<Remapping>), LabError> {
         let is_jet = self.memory == Memory::Jet;
         let service = &mut self.services[number as usize];
@@ -179,7 +180,7 @@ impl Services {
         let before = service.state.replace((state.clone(), is_mapping));
         let remapping = before
             .filter(|&(_, was_mapping)| is_mapping && was_mapping)
-            .map(|(before, _)| remapping(&before, &state));
+            .map(|(before, _)| remapping(&before, &state, probes(among)));
         Ok((state, remapping))
     }
 }
@@ -223,12 +224,18 @@ impl Service {
     }
 }
 
-/// Asks both states for the backends of the same flows.
-fn remapping(before: &ServiceState, after: &ServiceState) -> Remapping {
+/// How many flows of each of so many Services are asked about.
+fn probes(services: usize) -> u32 {
+    let each = ALL_PROBES / u32::try_from(services.max(1)).unwrap_or(u32::MAX);
+    each.clamp(FEWEST_PROBES, PROBES)
+}
+
+/// Asks both states for the backends of the same flows, others for each Service.
+fn remapping(before: &ServiceState, after: &ServiceState, probes: u32) -> Remapping {
     let mut moved = 0u32;
-    for key in 0..PROBES {
+    for key in 0..probes {
         let choice = |state: &ServiceState| {
-            let flow = mix64(u64::from(key) + 1);
+            let flow = mix64((u64::from(state.number) << 32 | u64::from(key)) + 1);
             let request = Request { source: flow, flow, loads: Loads::default() };
             let balancer = state.port.set(Scope::Cluster).balancer();
             let index = balancer.pick(&request, &mut State::new(0))?;
@@ -236,7 +243,7 @@ fn remapping(before: &ServiceState, after: &ServiceState) -> Remapping {
         };
         moved += u32::from(choice(before) != choice(after));
     }
-    Remapping { moved: f64::from(moved) / f64::from(PROBES), minimum: least_moves(before, after) }
+    Remapping { moved: f64::from(moved) / f64::from(probes), minimum: least_moves(before, after) }
 }
 
 /// The sum of what backends lose of their shares, as others cannot gain it without moves, and of
@@ -259,5 +266,25 @@ fn least_moves(before: &ServiceState, after: &ServiceState) -> f64 {
     losses.sum::<f64>() + (sum(&new) - sum(&old)).max(0.0)
 }
 
-/// Flows that are asked about: shares are exact to about 0.2 %.
+/// Flows of a Service that are asked about: shares are exact to about 0.2 %.
 const PROBES: u32 = 65_536;
+/// Flows of all Services of one change: a second of work. Their mean is as exact.
+const ALL_PROBES: u32 = 64 * PROBES;
+/// Thirty thousand Services have two million then.
+const FEWEST_PROBES: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_that_are_asked_about_are_bounded() {
+        assert_eq!([0, 1, 64].map(probes), [PROBES; 3]);
+        assert_eq!(probes(128), PROBES / 2);
+        for services in [65, 1_000, 30_000, 1_000_000] {
+            let all = u64::from(probes(services)) * services as u64;
+            assert!(all <= u64::from(ALL_PROBES).max(services as u64 * 64), "{services}: {all}");
+        }
+        assert_eq!(probes(usize::MAX), FEWEST_PROBES);
+    }
+}

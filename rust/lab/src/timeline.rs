@@ -114,7 +114,7 @@ impl Cell {
         let mut states = Vec::with_capacity(numbers.len());
         let mut sum: Option<Remapping> = None;
         for &number in numbers {
-            let (state, remapping) = self.services.build(number)?;
+            let (state, remapping) = self.services.build(number, numbers.len())?;
             states.push(state);
             if let Some(remapping) = remapping {
                 let sum = sum.get_or_insert(Remapping { moved: 0.0, minimum: 0.0 });
