@@ -123,7 +123,8 @@ release: .venv/ready wheel    ## build and check what is published, and try it i
 	KBE_NAT_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" pytest --quiet tests/install
 	@echo "Ready in dist; docs/releasing.md says what comes next."
 
-docs:          ## build the documentation of the crates, into target/doc
+docs: .venv/ready    ## build the pages as one site, into target/site, and the documentation of the crates, into target/doc
+	mkdocs build --quiet
 	cargo doc --quiet --workspace --no-deps
 
 clean:         ## take away what was built
