@@ -45,6 +45,8 @@ def test_commands_that_need_root(page: Path, tmp_path: Path) -> None:
         for command in AS_ROOT[page]:
             check(command, tmp_path, *prefix)
     finally:
+        # A command that failed leaves a playground behind.
+        subprocess.run([*prefix, *COMMAND, "playground", "down"], capture_output=True)
         room.kill()
         room.wait()
 
