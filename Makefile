@@ -3,6 +3,8 @@ BIN := .venv/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
+# Most tests wait, for the kernel or for a clock, so there is one process more than processors.
+JOBS ?= $(shell expr $$(nproc) + 1)
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -14,10 +16,11 @@ help:          ## list the verbs
 demo: build    ## build, then let the seed's Service answer in network namespaces
 	kbe-nat demo
 
-test: build    ## run all tests, those on real packets too where privileges allow; JOBS=3 side by side
-	@tools/system-packages.sh chromium chromium-driver haproxy || true
+test: build    ## run all tests, those on real packets too where privileges allow, by JOBS processes side by side
+	@tools/system-packages.sh chromium chromium-driver haproxy lintian man-db fish zsh || true
 	cargo test --quiet --workspace
-	pytest --quiet $(if $(JOBS),--dist loadfile --tx '$(JOBS)*popen//python=tests/isolated-python')
+	pytest --quiet tests/install
+	pytest --quiet --ignore tests/install $(if $(filter-out 1,$(JOBS)),--dist loadfile --tx '$(JOBS)*popen//python=tests/isolated-python')
 	pytest --quiet --doctest-modules --doctest-glob="*.md" python docs
 
 # Where neither SSE2 nor x86-64-v3 is. The binding needs a Python for that processor.
