@@ -129,10 +129,9 @@ def view(rows: list[Row]) -> tuple[tuple[str, ...], list[list[str]]]:
             f"{row['endpoints']:,}",
             *(against(row, field) for field in CONNECTS),
             figure(row["seconds"]),
-            figure(row["peak_mb"]),
             *(
-                figure(row[field]) if field in row else "-"
-                for field in ("change_ms", "change_drained_ms")
+                "-" if row.get(field) is None else figure(row[field])
+                for field in ("peak_mb", "change_ms", "change_drained_ms")
             ),
         ]
         for row in rows

@@ -2,7 +2,9 @@
 nothing behind.
 """
 
+import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from kbe_nat.family import Family
 from kbe_nat.lab.live.network import Network
 from kbe_nat.lab.live.objects import PODS, VIPS, objects
 from kbe_nat.lab.live.ways import WAYS
+from kbe_nat.lab.live.ways.programs import largest, load
 from kbe_nat.lab.live.ways.way import Served, Way
 from kbe_nat.playground.namespaces import call
 
@@ -119,6 +122,15 @@ def test_a_way_that_is_missing_says_why(way: Way) -> None:
     assert reason is None or (len(reason) < 200 and "\n" not in reason and " " in reason)
     if way.name in ABSENT and reason:
         assert ABSENT[way.name] in reason or "apt install" in reason
+
+
+def test_memory_is_that_of_the_command_or_is_not_known(network: Network) -> None:
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    python = (sys.executable, "-I", "-S", "-c")
+    assert load(network.node, (*python, "pass"), "") is None
+    much = load(network.node, (*python, f"b'x' * ({ours + 100} << 20)"), "")
+    assert much is not None and ours + 100 < much < ours + 150
+    assert largest([None, 2.0, 3.0]) == 3.0 and largest([None]) is None
 
 
 def test_ways_without_a_change_refuse_it(network: Network) -> None:

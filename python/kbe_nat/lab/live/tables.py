@@ -120,7 +120,12 @@ MEASURES: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "programming": (
         Column("seconds", "number", "s", "from the parsed objects to the first answer"),
-        Column("peak_mb", "number", "MB", "most memory of the way's programs meanwhile"),
+        Column(
+            "peak_mb",
+            "number",
+            "MB",
+            "most memory of the way's programs meanwhile; empty where the lab itself takes more",
+        ),
     ),
     "changes": (
         Column("change", "integer", "", "its place in the cell, from 0"),

@@ -10,7 +10,7 @@ from kbe_nat.family import Family
 from kbe_nat.lab.live.network import Network
 from kbe_nat.lab.live.objects import PODS, VIPS
 from kbe_nat.lab.live.ways.frontends import frontends, measured
-from kbe_nat.lab.live.ways.programs import load, not_installed, refusal
+from kbe_nat.lab.live.ways.programs import largest, load, not_installed, refusal
 from kbe_nat.lab.live.ways.way import Served, families_of, first_answer
 from kbe_nat.model import Snapshot
 from kbe_nat.playground.namespaces import Namespace
@@ -64,10 +64,9 @@ class IptablesDnat:
     @contextmanager
     def serve(self, network: Network, objects: Snapshot) -> Iterator[Served]:
         """See `Way`."""
-        families, started, peak = families_of(objects), time.monotonic(), 0.0
+        families, started = families_of(objects), time.monotonic()
         try:
-            for family in families:
-                peak = max(peak, load(network.node, _dnat(family), ""))
+            peak = largest([load(network.node, _dnat(family), "") for family in families])
             yield Served(network, first_answer(network, objects) - started, peak)
         finally:
             for family in families:

@@ -16,7 +16,7 @@ from kbe_nat.family import Family
 from kbe_nat.kubeproxy.dump import FamilyName, Form, dump, plan_for
 from kbe_nat.lab.live.network import NODE_ADDRESSES, Network
 from kbe_nat.lab.live.ways.kernel import IPTABLES, clear_iptables
-from kbe_nat.lab.live.ways.programs import load, not_installed, refusal
+from kbe_nat.lab.live.ways.programs import largest, load, not_installed, refusal
 from kbe_nat.lab.live.ways.way import Served, families_of, first_answer
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Options
@@ -54,7 +54,7 @@ class KubeProxyNft:
 
 class _NftRules(Served):
     def __init__(
-        self, network: Network, objects: Snapshot, programming_seconds: float, peak_mb: float
+        self, network: Network, objects: Snapshot, programming_seconds: float, peak_mb: float | None
     ) -> None:
         super().__init__(network, programming_seconds, peak_mb)
         self._chains = _nft_chains(_nft_text(objects))
@@ -124,10 +124,14 @@ class KubeProxyIptables:
     def serve(self, network: Network, objects: Snapshot) -> Iterator[Served]:
         """See `Way`."""
         texts = {family: _iptables_text(objects, family) for family in families_of(objects)}
-        started, peak = time.monotonic(), 0.0
+        started = time.monotonic()
         try:
-            for family, text in texts.items():
-                peak = max(peak, load(network.node, _restore(family, self._variant), text))
+            peak = largest(
+                [
+                    load(network.node, _restore(family, self._variant), text)
+                    for family, text in texts.items()
+                ]
+            )
             took = first_answer(network, objects) - started
             yield _IptablesRules(network, took, peak, texts, self._variant)
         finally:
@@ -140,7 +144,7 @@ class _IptablesRules(Served):
         self,
         network: Network,
         programming_seconds: float,
-        peak_mb: float,
+        peak_mb: float | None,
         texts: Mapping[Family, str],
         variant: str,
     ) -> None:

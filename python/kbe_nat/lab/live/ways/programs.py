@@ -1,10 +1,11 @@
 """Programs that ways run on the node: commands that load rules, and servers that stay."""
 
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -18,10 +19,12 @@ ENDING_SECONDS: Final = 60.0
 """In which a server takes the rules of 30,000 Services away."""
 
 
-def load(node: Namespace, command: Sequence[str], text: str) -> float:
-    """Let a command on the node read a text. Returns the most memory that it took, in MB. Raises
-    `LabError`.
+def load(node: Namespace, command: Sequence[str], text: str) -> float | None:
+    """Let a command on the node read a text. Returns the most memory that it took, in MB; None if
+    that was less than this process has taken, for the kernel counts from there: a child begins with
+    its parent's memory (getrusage(2), ru_maxrss). Raises `LabError`.
     """
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as complaint:
         source.write(text.encode())
         source.seek(0)
@@ -42,7 +45,12 @@ def load(node: Namespace, command: Sequence[str], text: str) -> float:
         if process.returncode:
             complaint.seek(0)
             raise LabError(f"{' '.join(command)}: {_last_line(complaint.read())}")
-    return round(usage.ru_maxrss / 1024, 1)
+    return round(usage.ru_maxrss / 1024, 1) if usage.ru_maxrss > inherited else None
+
+
+def largest(peaks: Iterable[float | None]) -> float | None:
+    """The largest of those that are known."""
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def refusal(command: Sequence[str], text: str = "") -> str | None:
