@@ -129,6 +129,16 @@ def test_a_finished_cell_is_never_measured_twice(
         lab.run(live_scenario(), tmp_path / "run")
 
 
+def test_numbers_of_services_that_a_way_is_not_asked_for_are_told(
+    ways: dict[str, FakeWay], tmp_path: Path
+) -> None:
+    few = [{"way": "slow", "services": [1]}, "fast"]
+    result = lab.run(live_scenario(rounds=1, ways=few, services=[1, 100]), tmp_path / "run")
+    [row] = [row for row in result.rows("missing") if row["way"] == "slow"]
+    assert (row["services"], row["round"], row["measure"]) == (100, None, None)
+    assert "other numbers of Services" in row["reason"]
+
+
 def test_what_is_missing_is_told(ways: dict[str, FakeWay], tmp_path: Path) -> None:
     ways["fast"].reason = "haproxy is not installed: apt install haproxy"
     result = lab.run(live_scenario(rounds=1), tmp_path / "run")

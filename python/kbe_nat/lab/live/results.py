@@ -29,12 +29,26 @@ def live_parts(
     """The rows of all tables. Memory: those of all cells but for their histograms and trials."""
     results: list[tuple[LiveCell, dict[str, list[Row]]]] = []
     names = live_catalogue(scenario).tables
-    yield {"missing": [(way, None, None, None, None, why) for way, why in skipped.items()]}
+    yield {
+        "missing": [(way, None, None, None, None, why) for way, why in skipped.items()]
+        + list(_left_out(scenario, skipped))
+    }
     for cell in cells:
         result = live_result(run, cell)
         results.append((cell, {n: r for n, r in result.rows.items() if n not in RAW}))
         yield cell_tables(cell, result, names)
     yield {"medians": median_rows(scenario, results)}
+
+
+def _left_out(scenario: LiveScenario, skipped: Container[str]) -> Iterator[Row]:
+    """Numbers of Services that the scenario has and does not ask of a way."""
+    for choice in scenario.choices:
+        if choice.services is None or choice.way in skipped:
+            continue
+        for number in scenario.services:
+            if number not in choice.services:
+                reason = f"the scenario asks {choice.way} for other numbers of Services"
+                yield (choice.way, number, None, None, None, reason)
 
 
 def live_result(run: RunFolder, cell: LiveCell) -> LiveResult:
