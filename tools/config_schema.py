@@ -5,6 +5,7 @@ are written by hand.
 `--check` writes nothing, and ends with 1 if a file is not up to date.
 """
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def values_schema(text: str) -> dict[str, Any]:
     for component in components.values():
         # The daemon refuses unknown fields too, in words that name the nearest.
         component["additionalProperties"] = False
+        # Versions of msgspec differ in whether a docstring keeps its indentation.
+        component["description"] = inspect.cleandoc(component["description"])
     options = json_schema()
     components["Configuration"]["properties"]["kbeNat"] = {"$ref": options["$ref"]}
     definitions = {"quantities": QUANTITIES, **components, **options["$defs"]}
