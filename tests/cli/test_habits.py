@@ -139,6 +139,11 @@ def test_a_name_of_nothing_ends_every_verb(ask: Ran, words: tuple[str, ...], mes
     assert ask(*words) == (1, "", f"Error from server (NotFound): {message} not found\n")
 
 
+def test_a_field_that_no_row_has_sorts_nothing(ask: Ran) -> None:
+    code, out, err = ask("get", "svc", "--sort-by", ".metadata.name")
+    assert (code, out, "--sort-by: no row has such a field" in err) == (2, "", True)
+
+
 @pytest.mark.parametrize(
     "words",
     [

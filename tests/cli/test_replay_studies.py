@@ -126,6 +126,8 @@ def test_a_flow_that_ends_has_an_end(kbe: Ran, tmp_path: Path) -> None:
         (("--at",), "--at: it needs a value"),
         (("--at", "5s", "-f"), "-f: it needs a value"),
         (("--compare", SEED, "--at", "5s", "-f", SEED), "--compare: it compares objects"),
+        (("--flows-csv", "x", "-w", "x"), "--write: two results would be written to one file"),
+        (("--flows-csv", "x", "--flows-parquet", "./x"), "two results would be written to one"),
         (("--flows-csv", SEED), "would be written over what is read"),
         (("--flows-csv", "/nowhere/x"), "/nowhere/x: No such file"),
         (("--annotate", "-w", "/nowhere/x"), "/nowhere/x: No such file"),

@@ -88,7 +88,11 @@ from kbe_nat.packets import opening
             "traffic[0].arrivals: a flood waits for nobody",
         ),
         ({"traffic": [traffic(stop=11)]}, "traffic[0].stop: behind the end"),
-        ({"traffic": [traffic(start=10)]}, "traffic[0].start: nothing starts before the end"),
+        ({"traffic": [traffic(start=10)]}, "traffic[0].start: 10 is not before the end of"),
+        (
+            {"traffic": [traffic(start=2, stop=1)]},
+            "traffic[0].start: 2 is not before stop, 1",
+        ),
         (
             {"traffic": [traffic(size={"kind": "uniform", "low": 2, "high": 1})]},
             "traffic[0].size.low: above high",

@@ -9,6 +9,7 @@ import pytest
 from harness.scenarios import poisson, scenario, service, traffic
 from kbe_nat import lab
 from kbe_nat.__main__ import main
+from kbe_nat.errors import ArgumentError
 from kbe_nat.lab.tables import TIMED
 
 VALUES = scenario(
@@ -131,6 +132,8 @@ def test_the_folder_of_a_shard_says_what_it_is(tmp_path: Path, parts: list[Path]
         lab.run(VALUES, parts[0], shard=(2, 3))
     with pytest.raises(lab.LabError, match="holds a shard: merge into another folder"):
         lab.merge(parts[0], parts)
+    with pytest.raises(ArgumentError, match="one at least"):
+        lab.merge(parts[0], [])
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "x/y", "-1/3", "1/2/3", "1.0/3"])

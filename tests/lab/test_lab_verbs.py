@@ -146,6 +146,26 @@ def test_runs_are_compared_where_they_can_be(
     assert "the scenarios differ: repeats is 1, and was 2" in capsys.readouterr().err
     assert main(["lab", "report", str(tmp_path)]) == 2
     assert "no run is here: manifest.json is missing" in capsys.readouterr().err
+    [first] = [folder for folder in tmp_path.iterdir() if folder.is_dir()][:1]
+    assert main(["lab", "report", str(first), f"{first}/"]) == 2
+    assert f"{first}: the run is given twice" in capsys.readouterr().err
+
+
+def test_the_page_is_there_when_the_text_is_not_read(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "out"
+    command = [sys.executable, "-m", "kbe_nat", "lab", "run", file, "-d", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        assert run.stdout is not None
+        run.stdout.close()
+    assert (folder / "report.html").exists()
+
+
+def test_a_bound_is_told_to_its_last_digit(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str
+) -> None:
+    most = 2**63 - 1
+    assert main(["lab", "run", file, "-d", str(tmp_path / "x"), f"--seed={most + 1}"]) == 2
+    assert f"{most + 1} is more than {most}" in capsys.readouterr().err
 
 
 def test_a_strategy_in_python_beside_the_scenario(

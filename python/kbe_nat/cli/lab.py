@@ -190,8 +190,7 @@ def run(
     if part is not None:
         show(f"{directory}: shard {part} is finished; kbe-nat lab merge puts shards together.")
         return
-    _report([result], output)
-    _publish([result], None, output)
+    _present([result], None, output)
 
 
 @lab.verb()
@@ -208,8 +207,7 @@ def merge(
       kbe-nat lab merge part-1 part-2 -d results
     """
     result = merge_shards(directory, shards)
-    _report([result], output)
-    _publish([result], None, output)
+    _present([result], None, output)
 
 
 @lab.verb()
@@ -228,9 +226,10 @@ def report(
       kbe-nat lab report before after --html comparison.html
     """
     results = [Result(path) for path in runs]
-    _report(results, output)
     if html is not None or (len(results) == 1 and output is Format.TEXT):
-        _publish(results, html, output)
+        _present(results, html, output)
+    else:
+        _report(results, output)
 
 
 @lab.verb()
@@ -332,7 +331,17 @@ def _report(results: list[Result], output: Format) -> None:
         show("", listing)
 
 
-def _publish(results: list[Result], file: Path | None, output: Format) -> None:
+def _present(results: list[Result], file: Path | None, output: Format) -> None:
+    """A page, and what it tells in text: the page first, so that whoever reads no further than the
+    first lines has it too.
+    """
+    page = _publish(results, file)
+    _report(results, output)
+    if page is not None and output is Format.TEXT:
+        show("", f"Report with plots: {page}")
+
+
+def _publish(results: list[Result], file: Path | None) -> Path | None:
     """Write HTML, for a run its plots too. What hinders it is an error only where a file was asked
     for: the tables are there.
     """
@@ -346,6 +355,5 @@ def _publish(results: list[Result], file: Path | None, output: Format) -> None:
         if file is not None:
             raise
         warn(str(error))
-        return
-    if output is Format.TEXT:
-        show("", f"Report with plots: {file or folder / 'report.html'}")
+        return None
+    return file or folder / "report.html"

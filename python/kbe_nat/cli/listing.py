@@ -186,7 +186,13 @@ def _line(texts: Sequence[str], widths: Sequence[int], gap: int) -> str:
 
 
 def _sort(rows: Iterable[_Row], path: Path | None) -> Iterable[_Row]:
-    return rows if path is None else sorted(rows, key=lambda row: _rank(row, path))
+    """Raises `SettingError` for a field that no row has."""
+    if path is None:
+        return rows
+    rows = list(rows)
+    if rows and not any(path.values(msgspec.to_builtins(row)) for row in rows):
+        raise SettingError("--sort-by", "no row has such a field; -o json shows their fields")
+    return sorted(rows, key=lambda row: _rank(row, path))
 
 
 def _rank(row: object, path: Path) -> tuple[int, float, str]:

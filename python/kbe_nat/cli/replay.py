@@ -164,7 +164,15 @@ def replay(
 def _check(results: ResultSettings, changes: list[Change]) -> None:
     """Raises `SettingError` for flags that contradict each other."""
     if results.is_annotated and (results.target is None or str(results.target) == "-"):
-        raise SettingError("--annotate", "name the file that is written: -w out.pcapng")
+        reason = "name the file that is written, which cannot be standard output: -w out.pcapng"
+        raise SettingError("--annotate", reason)
+    targets = [
+        target.resolve()
+        for target in (results.target, results.flows_csv, results.flows_parquet)
+        if target is not None and str(target) != "-"
+    ]
+    if len(set(targets)) < len(targets):
+        raise SettingError("--write", "two results would be written to one file")
     if results.compare and changes:
         raise SettingError("--compare", "it compares objects that do not change: leave out --at")
 

@@ -24,6 +24,11 @@ def check_comparable(results: Sequence[Result]) -> None:
         if not isinstance(result, Result):
             kind = type(result).__name__
             raise ArgumentError(f"results: a list of Result is expected, with no {kind} in it")
+    # Repeats that count twice would halve the intervals.
+    paths = [result.folder.path.resolve() for result in results]
+    for place, path in enumerate(paths):
+        if path in paths[:place]:
+            raise LabError(f"{results[place].folder.path}: the run is given twice")
     for result in results:
         if result.manifest.shard is not None:
             raise LabError(f"{result.folder.path}: {PART.format(result.manifest.shard)}")

@@ -55,6 +55,8 @@ def merge(directory: str | Path, shards: Sequence[str | Path]) -> Result:
     """
     if isinstance(shards, str | Path):
         raise ArgumentError("shards: a list of folders is expected, not one of them")
+    if not shards:
+        raise ArgumentError("shards: one at least is expected")
     target = RunFolder(Path(directory))
     sources = [RunFolder(Path(shard)) for shard in shards]
     with target.lock():

@@ -130,7 +130,8 @@ def _traffic(scenario: Scenario) -> Iterator[tuple[str, str]]:
         if stop > scenario.duration:
             yield f"{path}.stop", "behind the end of the scenario"
         if stop <= traffic.start:
-            yield f"{path}.start", "nothing starts before the end"
+            end = "the end of the scenario" if traffic.stop is None else "stop"
+            yield f"{path}.start", f"{traffic.start:g} is not before {end}, {stop:g}"
         yield from _distributions(path, traffic)
 
 

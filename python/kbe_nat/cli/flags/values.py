@@ -25,12 +25,17 @@ class Number(click.ParamType[Any]):
             noun = "a whole number" if self._kind is int else "a number"
             self.fail(f"{value!r} is not {noun}", param, ctx)
         if self._low is not None and number < self._low:
-            self.fail(f"{number} is less than {self._low:g}", param, ctx)
+            self.fail(f"{number} is less than {_digits(self._low)}", param, ctx)
         # A NaN is neither less nor more.
         if number != number or (self._high is not None and number > self._high):
-            limit = "a number can be" if self._high is None else f"{self._high:,.0f}"
-            self.fail(f"{number} is more than {limit.replace(',', '')}", param, ctx)
+            limit = "a number can be" if self._high is None else _digits(self._high)
+            self.fail(f"{number} is more than {limit}", param, ctx)
         return number
+
+
+def _digits(limit: float) -> str:
+    """All of a whole number's: a float has 53 bits of them."""
+    return str(int(limit)) if limit == int(limit) else f"{limit:g}"
 
 
 class File(click.ParamType[Path]):
