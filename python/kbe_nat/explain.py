@@ -173,11 +173,19 @@ def explain_packet(
         refused=explanation.refused,
         masquerade=explanation.masquerade,
         masqueraded=explanation.masqueraded,
-        steps=explanation.steps,
+        steps=[(check, _finding(check, finding)) for check, finding in explanation.steps],
         excluded=list(excluded),
         chains=list(chains),
         kernel={str(kind): _consequence(explanation, kind) for kind in kinds},
     )
+
+
+def _finding(check: str, finding: str) -> str:
+    """A finding of the engine; that of the verdict begins with its action."""
+    if check != "verdict":
+        return finding
+    action, space, reason = finding.partition(" ")
+    return f"{verdict_word(action)}{space}{reason}"
 
 
 def explain_in_plan(

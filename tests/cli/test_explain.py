@@ -23,6 +23,7 @@ def test_explain_by_flags(kbe: Ran) -> None:
     )
     assert "passes" in text
     assert "first-packet  it lets the packet go on as it is" in text
+    assert "pass (not-ours: " in text and "accept" not in text
 
 
 @pytest.mark.parametrize(
