@@ -177,7 +177,16 @@ MEASURES: Final = (
         ("backends", "seconds"),
         "`load`",
         "connections alive, in the mean over the second or the run: an integral, no sample",
-        "flows in the node's table: those in TIME_WAIT are over",
+        "flows in the node's table: those in TIME_WAIT are over. That of a backend, and so of "
+        "`balance`, ends when it leaves the list or is drained; that of a second has all "
+        "connections, also those which conntrack lets linger there",
+    ),
+    Measure(
+        ("balance", "backends"),
+        "`bytes`",
+        "of connections whose backend a strategy chose, whenever they come",
+        "the evenness of choices after a backend was drained or left: with conntrack it still gets "
+        "the bytes of its connections, while its fair share has ended",
     ),
     Measure(
         ("outcomes",),
@@ -212,7 +221,9 @@ MEASURES: Final = (
         ("ports",),
         "`collisions`, `probes`",
         "flows whose first choice of a source port was not free; ports looked at for each flow",
-        "packets lost: a collision costs a further look",
+        "packets lost: a collision costs a further look. With `preserve` neither a client's port "
+        "outside of `ports` counts, nor the taken ones that the search behind a random place "
+        "passes over: compare it with other ways by `exhausted` and time",
     ),
     Measure(
         ("ports",),
