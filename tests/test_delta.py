@@ -22,7 +22,7 @@ from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.datapath.flow_checks import FlowChecks
 from kbe_nat.engine_tables import EngineTables
-from kbe_nat.errors import ArgumentError, RulesError
+from kbe_nat.errors import ArgumentError, NotFoundError, RulesError
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import (
     Endpoint,
@@ -404,7 +404,7 @@ def test_any_sequence_of_changes_ends_as_the_last_plan_alone(
     world = World(DATAPATHS[datapath](), tells)
     for kind, value in changes:
         # A kernel that refuses, and a drain of what is not there, change nothing that follows.
-        with suppress(ArgumentError, RulesError):
+        with suppress(ArgumentError, NotFoundError, RulesError):
             world.step(kind, value)
     if isinstance(world.datapath, FirstPacket):
         world.program.is_refusing = False

@@ -14,7 +14,7 @@ PRINTED = {
         "the last one: 10.0.2.101:40019 by rr\n"
     ),
     ("batch.py", OBJECTS): (
-        "10000 packets: translate\n5196 packets to 172.17.0.3\n4804 packets to 172.17.0.4\n"
+        "10000 packets: translate\n5083 packets to 172.17.0.3\n4917 packets to 172.17.0.4\n"
     ),
     ("queue_loop.py", OBJECTS): (
         "translate ('10.0.2.100', 1024) -> ('172.17.0.3', 9876)\n"
@@ -22,9 +22,9 @@ PRINTED = {
         "accept ('10.0.2.100', 1026) -> ('192.0.2.1', 80)\n"
     ),
     ("strategy.py",): (
-        "random               largest load over the mean: 1.035\n"
-        "lc                   largest load over the mean: 1.003\n"
-        "python(class=least)  largest load over the mean: 1.003\n"
+        "random               largest load over the mean: 1.034\n"
+        "lc                   largest load over the mean: 1.000\n"
+        "python(class=least)  largest load over the mean: 1.008\n"
     ),
 }
 

@@ -128,7 +128,7 @@ def test_a_run_that_was_ended_goes_on(tmp_path: Path, kind: signal.Signals) -> N
     assert lab.differences(result, lab.run(values, tmp_path / "whole")) == []
 
 
-def test_a_full_disk_is_told_with_the_folder(
+def test_a_full_disk_is_told_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(descriptor: int) -> None:
@@ -137,7 +137,8 @@ def test_a_full_disk_is_told_with_the_folder(
     (tmp_path / "x.yaml").write_text(json.dumps(scenario()))
     monkeypatch.setattr(os, "fsync", full)
     assert main(["lab", "run", str(tmp_path / "x.yaml"), "-d", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == f"kbe-nat: {tmp_path / 'run'}: No space left on device\n"
+    file = tmp_path / "run/manifest.json"
+    assert capsys.readouterr().err == f"kbe-nat: {file}: No space left on device\n"
     monkeypatch.undo()
     lab.run(tmp_path / "x.yaml", tmp_path / "run")
 

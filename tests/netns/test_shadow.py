@@ -47,7 +47,10 @@ def objects(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) ->
 
 def told(done: "subprocess.CompletedProcess[str] | str") -> list[dict[str, Any]]:
     text = done if isinstance(done, str) else done.stdout
-    return [json.loads(line) for line in text.splitlines()]
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        assert line.pop("apiVersion") == "kbe-nat.io/v1" and line.pop("kind")
+    return lines
 
 
 def is_followed(node: Namespace) -> bool:

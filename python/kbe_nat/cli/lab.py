@@ -332,28 +332,21 @@ def _report(results: list[Result], output: Format) -> None:
 
 
 def _present(results: list[Result], file: Path | None, output: Format) -> None:
-    """A page, and what it tells in text: the page first, so that whoever reads no further than the
-    first lines has it too.
-    """
-    page = _publish(results, file)
-    _report(results, output)
-    if page is not None and output is Format.TEXT:
-        show("", f"Report with plots: {page}")
-
-
-def _publish(results: list[Result], file: Path | None) -> Path | None:
-    """Write HTML, for a run its plots too. What hinders it is an error only where a file was asked
-    for: the tables are there.
+    """Write HTML, for a run its plots too, and what it tells as text: the page first, so that
+    whoever reads no further than the first lines has it too. What hinders it is an error only where
+    a file was asked for: the tables are there.
     """
     folder = results[0].folder.path
+    page = file or folder / "report.html"
+    complaint = ""
     try:
-        if file is None:
-            write_report(results, folder / "report.html", folder / "plots")
-        else:
-            write_report(results, file)
+        write_report(results, page, None if file else folder / "plots")
     except LabError as error:
         if file is not None:
             raise
-        warn(str(error))
-        return None
-    return file or folder / "report.html"
+        complaint = str(error)
+    _report(results, output)
+    if complaint:
+        warn(complaint)
+    elif output is Format.TEXT:
+        show("", f"Report with plots: {page}")
