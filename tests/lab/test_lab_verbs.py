@@ -146,9 +146,9 @@ def test_runs_are_compared_where_they_can_be(
     assert "the scenarios differ: repeats is 1, and was 2" in capsys.readouterr().err
     assert main(["lab", "report", str(tmp_path)]) == 2
     assert "no run is here: manifest.json is missing" in capsys.readouterr().err
-    [first] = [folder for folder in tmp_path.iterdir() if folder.is_dir()][:1]
-    assert main(["lab", "report", str(first), f"{first}/"]) == 2
-    assert f"{first}: the run is given twice" in capsys.readouterr().err
+    run = next(folder for folder in tmp_path.iterdir() if folder.is_dir())
+    assert main(["lab", "report", str(run), f"{run}/"]) == 2
+    assert f"{run}: the run is given twice" in capsys.readouterr().err
 
 
 def test_the_page_is_there_when_the_text_is_not_read(tmp_path: Path, file: str) -> None:
