@@ -302,7 +302,7 @@ def test_f128_what_cannot_be_listened_on_is_said_once_and_tried_again(
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server, "start_new_thread", refused)
+        patch.setattr("kbe_nat.server.loop_thread.start_new_thread", refused)
         servers.rebuild(plan)
         servers.retry()
     assert caplog.text.count("can't start new thread") == 1

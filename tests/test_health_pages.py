@@ -453,7 +453,7 @@ def test_f128_pages_whose_thread_does_not_begin_are_an_error(
         if is_refused:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("kbe_nat.server.pages.start_new_thread", start)
-    monkeypatch.setattr("kbe_nat.server.pages.PATIENCE", 0.1)
+    monkeypatch.setattr("kbe_nat.server.loop_thread.start_new_thread", start)
+    monkeypatch.setattr("kbe_nat.server.loop_thread.PATIENCE", 0.1)
     with pytest.raises(RuntimeError, match=r"can't start|does not begin"):
         PagesThread(Site({}))

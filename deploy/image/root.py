@@ -37,7 +37,8 @@ UNNEEDED: Final = frozenset({"debconf", "libcap2-bin", "media-types", "readline-
 """Packages for shells and for the installation, that others depend on."""
 LIBRARIES: Final = re.compile(r"/(usr/)?lib(64)?/([^/]+-linux-gnu/(?!gconv/|perl)|[^/]+\.so)")
 MODULES: Final = re.compile(
-    rf"/usr/lib/{PYTHON}/(?!ensurepip|idlelib|lib2to3|pydoc_data|sitecustomize|tkinter|turtle|venv|.*\.pyc$)"
+    rf"/usr/lib/{PYTHON}/(?!ensurepip|idlelib|lib2to3|pydoc_data|sitecustomize|tkinter|turtle|venv"
+    r"|.*\.pyc$)"
 )
 SETTINGS: Final = re.compile(r"/etc/(iproute2/|ld\.so\.conf|protocols$|services$)")
 LICENCES: Final = re.compile(r"/usr/share/doc/[^/]+/copyright$")

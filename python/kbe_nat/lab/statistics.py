@@ -116,7 +116,8 @@ def figure(value: float) -> str:
 
 def interval_words(middle: float, low: float, high: float) -> str:
     """A value with its interval, to the second digit of the interval's half and six of the value at
-    most: 0.250 ±0.012; 0.98 (0.93 to 1) where the halves are not even; ±0 where there is no spread.
+    most: 0.250 ±0.012; 0.98 (0.93 to 1) where the halves are not even; ±0 where there is no
+    spread.
     """
     half = (high - low) / 2
     if half <= 0:

@@ -11,7 +11,6 @@ import re
 import socket
 import struct
 import threading
-from _thread import start_new_thread
 from collections.abc import Coroutine
 from contextlib import suppress
 from http import HTTPStatus
@@ -22,6 +21,7 @@ from urllib.parse import unquote
 
 from kbe_nat.server.answer import TEXT_HEADERS, Respond
 from kbe_nat.server.closing import stop_accepting
+from kbe_nat.server.loop_thread import begin
 from kbe_nat.server.slots import ConnectionSlots, client_key
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
@@ -38,16 +38,7 @@ class HttpThread:
         self._slots = ConnectionSlots()
         self._trouble = ""
         self._ended = threading.Event()
-        started = threading.Event()
-        self._loop.call_soon(started.set)
-        try:
-            # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
-            start_new_thread(self._run, ())
-        except RuntimeError:
-            self._loop.close()
-            raise
-        if not started.wait(PATIENCE):
-            raise RuntimeError("the thread that answers does not begin")
+        begin(self._loop, self._run, "answers")
 
     def listen(self, listener: socket.socket, answer: Respond) -> asyncio.Server:
         """Answer at a bound socket, which the thread owns from now on. It calls `answer`."""

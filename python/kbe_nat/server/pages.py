@@ -12,7 +12,6 @@ import logging
 import socket
 import struct
 import threading
-from _thread import start_new_thread
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from kbe_nat.server.answer import NOT_FOUND, TEXT_HEADERS, Answer
 from kbe_nat.server.closing import stop_accepting
+from kbe_nat.server.loop_thread import begin
 from kbe_nat.server.same_origin import refusal
 from kbe_nat.server.site import Feed, Form, Names, Page, Site
 from kbe_nat.server.slots import ConnectionSlots, client_key
@@ -48,16 +48,7 @@ class PagesThread:
         self._application.on_response_prepare.append(_without_version)
         self._runner = web.AppRunner(self._application, access_log=None, handler_cancellation=True)
         self._ended = threading.Event()
-        started = threading.Event()
-        self._loop.call_soon(started.set)
-        try:
-            # `Thread.start` would wait for ever for a thread that finds no memory to begin with.
-            start_new_thread(self._run, ())
-        except RuntimeError:
-            self._loop.close()
-            raise
-        if not started.wait(PATIENCE):
-            raise RuntimeError("the thread that makes pages does not begin")
+        begin(self._loop, self._run, "makes pages")
         self._run_there(self._runner.setup())
 
     def listen(self, listener: socket.socket) -> asyncio.Server:
