@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
 
-demo: build    ## build, then let the seed's Service answer in network namespaces
+demo: build    ## build, then let a Service answer in network namespaces
 	kbe-nat demo
 
 test: build    ## run all tests, those on real packets too where privileges allow, by JOBS processes side by side

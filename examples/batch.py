@@ -1,6 +1,6 @@
 """Many packets in one call, made and looked at by numpy, without an object for each:
 
-python examples/batch.py examples/seed/cluster.yaml
+python examples/batch.py examples/simpleservice/cluster.yaml
 """
 
 import sys

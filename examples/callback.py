@@ -2,7 +2,7 @@
 
     iptables -t mangle -A PREROUTING -d 172.30.228.255 -j NFQUEUE --queue-num 7
     iptables -t mangle -A PREROUTING -s 172.17.0.0/16 -j NFQUEUE --queue-num 7
-    python examples/callback.py examples/seed/cluster.yaml
+    python examples/callback.py examples/simpleservice/cluster.yaml
 
 Needs root, and `pip install netfilterqueue`. `kbe-nat proxy` does all of it, and faster.
 """

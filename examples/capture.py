@@ -1,6 +1,6 @@
 """Which backends the connections of a capture would get, and why:
 
-python examples/capture.py examples/seed/cluster.yaml examples/traffic.pcap
+python examples/capture.py examples/simpleservice/cluster.yaml examples/traffic.pcap
 """
 
 import sys

@@ -1,6 +1,6 @@
 """A queue of your own for the loop in Rust: packets from anywhere, here from a list.
 
-python examples/queue_loop.py examples/seed/cluster.yaml
+python examples/queue_loop.py examples/simpleservice/cluster.yaml
 """
 
 import sys

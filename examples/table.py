@@ -1,6 +1,6 @@
 """Flows as a data frame, by the Arrow C stream interface (`pip install polars`):
 
-python examples/table.py examples/seed/cluster.yaml
+python examples/table.py examples/simpleservice/cluster.yaml
 """
 
 import sys

@@ -19,7 +19,7 @@ from kbe_nat.model import Node, Service, ServicePort, Snapshot
 from kbe_nat.policy.options import Mode, Options
 from kbe_nat.policy.planner import plan
 
-SEED = str(Path(__file__).parent.parent / "examples/seed/cluster.yaml")
+SEED = str(Path(__file__).parent.parent / "examples/simpleservice/cluster.yaml")
 FULL = """
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OBJECTS = "examples/seed/cluster.yaml"
+OBJECTS = "examples/simpleservice/cluster.yaml"
 PRINTED = {
     ("capture.py", OBJECTS, "examples/traffic.pcap"): (
         "10 connections to 172.17.0.3:9876\n10 connections to 172.17.0.4:9876\n"
@@ -56,3 +56,11 @@ def run(name: str, *arguments: str) -> str:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_the_objects_are_files_of_their_own_and_those_of_the_playground() -> None:
+    examples = ROOT / "examples"
+    assert [path for path in examples.rglob("*") if path.is_symlink()] == []
+    for name in ("rc.yaml", "svc.yaml"):
+        ours, playgrounds = examples / "simpleservice" / name, ROOT / "python/kbe_nat/playground"
+        assert ours.read_bytes() == (playgrounds / name).read_bytes()

@@ -24,7 +24,7 @@ from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 
-SEED = Path(__file__).parents[1] / "examples/seed"
+SEED = Path(__file__).parents[1] / "examples/simpleservice"
 ONE = """\
 -A KUBE-SEP-4SQFZS32ZVMTQEZV -s 172.17.0.3/32 -m comment --comment "default/simpleservice:" \
 -j KUBE-MARK-MASQ

@@ -26,7 +26,7 @@ def test_a_service_and_its_slice(tmp_path: Path) -> None:
 
 
 def test_the_objects_of_the_seed_in_a_cluster() -> None:
-    update = read_manifests([SEED.parents[1] / "examples/seed/cluster.yaml"])
+    update = read_manifests([SEED.parents[1] / "examples/simpleservice/cluster.yaml"])
     assert [(s.namespace, s.name, s.cluster_ips) for s in update.snapshot.services] == [
         ("default", "simpleservice", ("172.30.228.255",))
     ]

@@ -19,7 +19,10 @@ from kbe_nat.model import Node, Service, Snapshot
 from kbe_nat.sources.manifests.manifests import read_manifests
 
 ROOT: Final = Path(__file__).parent.parent
-SEED: Final = (ROOT / "examples/seed/cluster.yaml", *sorted((ROOT / "tests/seed").iterdir()))
+SEED: Final = (
+    ROOT / "examples/simpleservice/cluster.yaml",
+    *sorted((ROOT / "tests/seed").iterdir()),
+)
 EXAMPLES: Final = int(os.environ.get("KBE_NAT_FUZZ_EXAMPLES", "150"))
 """Documents per test; set it higher to look for longer."""
 

@@ -1,5 +1,5 @@
 """Write examples/traffic.pcap: twenty connections of three clients to the Service of
-examples/seed, as the node's device sees them, with a name server's datagrams between them.
+examples/simpleservice, as the node's device sees them, with a name server's datagrams between them.
 
 `--check` writes nothing, and ends with 1 if the file is not as it should be.
 """

@@ -29,7 +29,7 @@ def page(text: str) -> str:
 
 def figures() -> Iterator[str]:
     """The lines of all figures."""
-    yield "How evenly does the page's Service split? `kbe-nat lab run seed -d seed`\n"
+    yield "How evenly do two endpoints share connections? `kbe-nat lab run seed -d seed`\n"
     yield from _table(("strategy", "share of the first endpoint"), _halves(lab.run("seed")))
     yield "\nHow evenly do strategies spread over twenty backends? `kbe-nat lab run even -d even`\n"
     yield from _table(

@@ -406,7 +406,7 @@ def test_verbs_that_read_objects_follow_the_file_s_options_about_nodes(
 
 
 def test_an_encoding_without_an_api_server_has_no_effect(kbe: Ran) -> None:
-    objects = ROOT / "examples/seed/cluster.yaml"
+    objects = ROOT / "examples/simpleservice/cluster.yaml"
     code, _, err = kbe("proxy", "--manifests", objects, "--api-encoding", "json", "--dry-run")
     assert code == 2
     assert "--api-encoding: it has no effect: no API server is asked" in err

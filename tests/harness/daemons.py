@@ -17,7 +17,7 @@ from kbe_nat.rules.rule import DatapathKind
 
 VIP = "172.30.228.255"
 COMMAND = (sys.executable, "-m", "kbe_nat")
-SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
+SEED = (Path(__file__).parents[2] / "examples/simpleservice/cluster.yaml").read_text()
 IPTABLES_TABLE = re.compile(r"table ip6? (raw|mangle|nat|filter) |\s")
 NOBODY = """apiVersion: v1
 kind: Service

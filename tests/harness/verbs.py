@@ -11,8 +11,8 @@ from harness.captures import ETHERNET
 from kbe_nat.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-SEED = str(ROOT / "examples/seed/cluster.yaml")
-WEIGHTED = str(ROOT / "examples/seed/weighted.yaml")
+SEED = str(ROOT / "examples/simpleservice/cluster.yaml")
+WEIGHTED = str(ROOT / "examples/simpleservice/weighted.yaml")
 VIP = "172.30.228.255"
 START = 1_700_000_000 * 10**9
 

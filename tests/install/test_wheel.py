@@ -81,7 +81,7 @@ def test_the_command_answers(environment: Path) -> None:
 
 
 def test_it_replays_a_capture(environment: Path) -> None:
-    objects, capture = ROOT / "examples/seed/cluster.yaml", ROOT / "examples/traffic.pcap"
+    objects, capture = ROOT / "examples/simpleservice/cluster.yaml", ROOT / "examples/traffic.pcap"
     done = run(environment, "kbe-nat", "replay", "-f", objects, capture, "--seed", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "default/simpleservice" in done.stdout

@@ -14,7 +14,7 @@ from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.commands import Commands
 
 COMMAND = (sys.executable, "-m", "kbe_nat", "doctor")
-SEED = Path(__file__).parents[2] / "examples/seed/cluster.yaml"
+SEED = Path(__file__).parents[2] / "examples/simpleservice/cluster.yaml"
 
 
 @pytest.fixture

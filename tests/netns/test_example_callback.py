@@ -1,4 +1,4 @@
-"""examples/callback.py serves the Service of examples/seed on real packets."""
+"""examples/callback.py serves the Service of examples/simpleservice on real packets."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,10 @@ def test_the_callback_of_a_few_lines_is_a_nat() -> None:
         for match in (("-d", VIP), ("-s", "172.17.0.0/16")):
             rule = ("PREROUTING", *match, "-j", "NFQUEUE", "--queue-num", "7")
             cluster.node.call("iptables", "-t", "mangle", "-A", *rule)
-        script, objects = ROOT / "examples/callback.py", ROOT / "examples/seed/cluster.yaml"
+        script, objects = (
+            ROOT / "examples/callback.py",
+            ROOT / "examples/simpleservice/cluster.yaml",
+        )
         process = cluster.node.start((sys.executable, str(script), str(objects)))
         assert process.stdout is not None
         assert process.stdout.readline() == "serving\n"

@@ -11,7 +11,7 @@ import pytest
 from harness.json_page import mismatches
 
 COMMAND = (sys.executable, "-m", "kbe_nat", "playground")
-SEED = Path(__file__).parents[2] / "examples/seed"
+SEED = Path(__file__).parents[2] / "examples/simpleservice"
 
 
 class Playground:

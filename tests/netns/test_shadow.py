@@ -20,7 +20,7 @@ from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.commands import Commands
 from kbe_nat.shadow import is_masqueraded, is_translated
 
-SEED = (Path(__file__).parents[2] / "examples/seed/cluster.yaml").read_text()
+SEED = (Path(__file__).parents[2] / "examples/simpleservice/cluster.yaml").read_text()
 COMMAND = (sys.executable, "-m", "kbe_nat")
 VIP = "172.30.228.255"
 CLIENTS = {

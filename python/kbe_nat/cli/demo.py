@@ -1,4 +1,4 @@
-"""`kbe-nat demo`: the seed's page, step by step, on real packets."""
+"""`kbe-nat demo`: the walk-through of a Service, step by step, on real packets."""
 
 import math
 import secrets
@@ -70,11 +70,11 @@ def demo(
     ] = None,
     output: OutputFormat = Format.TEXT,
 ) -> None:
-    """Walk through the page that explains Services, with real packets in network namespaces.
+    """Walk through a Service on an example cluster, with real packets in network namespaces.
 
-    Makes a cluster, applies the page's objects, asks the pod and the Service, scales, shares
-    requests, and takes everything away at the end, also after Ctrl-C. Needs root, or a system that
-    lets users make namespaces.
+    Makes a cluster, applies a controller and a Service, asks the pod and the Service, scales,
+    shares requests, and takes everything away at the end, also after Ctrl-C. Needs root, or a
+    system that lets users make namespaces.
 
     Examples:
       kbe-nat demo

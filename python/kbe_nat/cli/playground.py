@@ -1,4 +1,4 @@
-"""`kbe-nat playground`: the seed's cluster on this machine, with kubectl's words."""
+"""`kbe-nat playground`: the example cluster on this machine, with kubectl's words."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ from kbe_nat.sources.objects import ParsedObject
 
 playground = VerbGroup(
     "playground",
-    "The seed's cluster in network namespaces: node, client, pods, and the daemon that serves it.",
+    "An example cluster in network namespaces: node, client, pods, and the daemon that serves it.",
 )
 
 StateFolder = Annotated[
@@ -106,7 +106,7 @@ def apply(
     """Make or change Services and controllers; a controller's pods are started.
 
     Examples:
-      kbe-nat playground apply -f examples/seed/rc.yaml -f examples/seed/svc.yaml
+      kbe-nat playground apply -f examples/simpleservice/rc.yaml -f examples/simpleservice/svc.yaml
     """
     world = World(state)
     for path in files:
@@ -228,7 +228,7 @@ def ask(world: World, where: str, url: str) -> str:
 
 
 def kube_proxy_rules(world: World, service: str) -> list[str]:
-    """The page's lines for a Service. Raises `PlaygroundError` when there is none."""
+    """The lines of rules for a Service. Raises `PlaygroundError` when there is none."""
     if not any(item.value.metadata.name == service for item, _ in world.objects("Service")):
         raise PlaygroundError(f"Service {service}: there is no such object")
     return legacy.rules(world.plan(), Family.IPV4, f"default/{service}")

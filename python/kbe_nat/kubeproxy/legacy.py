@@ -1,4 +1,4 @@
-"""The rules that a kube-proxy of the page's time writes for cluster IPs, as `iptables-save | grep
+"""The rules that an old kube-proxy writes for cluster IPs, as `iptables-save | grep
 NAME` shows them.
 
 A port without name keeps its colon, in comments and in the text that is hashed, and chances have

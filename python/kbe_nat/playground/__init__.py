@@ -1,1 +1,1 @@
-"""The seed's cluster on one machine: a node, a client and the pods, each a network namespace."""
+"""The example cluster on one machine: a node, a client and the pods, each a network namespace."""

@@ -1,5 +1,5 @@
-"""The seed's container in a few lines: an HTTP server that answers `/info` as `simpleservice` 0.5.0
-does.
+"""The example's container in a few lines: an HTTP server that answers `/info` as `simpleservice`
+0.5.0 does.
 """
 
 import json
