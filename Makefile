@@ -49,6 +49,8 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	python tools/lab_page.py --check
 	python tools/metrics_page.py --check
 	python tools/fields_page.py --check
+	python tools/options_page.py --check
+	python tools/annotations_page.py --check
 	python tools/example_capture.py --check
 	python tools/house.py --check
 

@@ -91,22 +91,37 @@ def page(context: click.Context, date: str) -> str:
 
 def _parameters(roff: Roff, context: click.Context) -> None:
     """Arguments, and options under the titles that the help has."""
-    parameters = context.command.get_params(context)
-    arguments = [each for each in parameters if isinstance(each, click.Argument)]
-    if rows := [
-        (each.make_metavar(context), getattr(each, "help", "") or "") for each in arguments
-    ]:
+    if rows := arguments(context):
         roff.section("Arguments")
         roff.terms(rows)
-    groups: dict[str, list[tuple[str, str]]] = {"": []}
-    for option in parameters:
-        if isinstance(option, click.Option) and (row := option.get_help_record(context)):
-            groups.setdefault(group_of(option), []).append(row)
     roff.section("Options")
-    for group, members in groups.items():
-        if group:
-            roff.subsection(TITLES.get(group, group.capitalize()))
+    for title, members in options(context).items():
+        if title:
+            roff.subsection(title)
         roff.terms(members)
+
+
+def arguments(context: click.Context) -> list[tuple[str, str]]:
+    """The arguments of a command, each with its meaning."""
+    parameters = context.command.get_params(context)
+    return [
+        (each.make_metavar(context), getattr(each, "help", "") or "")
+        for each in parameters
+        if isinstance(each, click.Argument)
+    ]
+
+
+def options(context: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """The options of a command, each with its meaning, by the titles that the help has; its own
+    have none.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {"": []}
+    for option in context.command.get_params(context):
+        if isinstance(option, click.Option) and (row := option.get_help_record(context)):
+            group = group_of(option)
+            title = TITLES.get(group, group.capitalize()) if group else ""
+            groups.setdefault(title, []).append(row)
+    return groups
 
 
 def _commands(roff: Roff, context: click.Context, group: click.Group) -> None:

@@ -9,6 +9,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)(#[^)]*)?\)")
 
 
@@ -36,4 +38,11 @@ def on_page_markdown(markdown: str, *, config: MkDocsConfig, **_: object) -> str
         kind = "tree" if path.is_dir() else "blob"
         return f"]({config.repo_url}/{kind}/main/{link[1]}{link[2] or ''})"
 
-    return OUTSIDE.sub(address, markdown)
+    # In the code of a cell GitHub wants a bar escaped, and Python's Markdown shows the escape.
+    cells = ROW.sub(lambda row: CODE.sub(unescaped, row[0]), markdown)
+    return OUTSIDE.sub(address, cells)
+
+
+def unescaped(code: re.Match[str]) -> str:
+    """A bar as it is."""
+    return code[0].replace("\\|", "|")
