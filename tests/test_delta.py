@@ -2,6 +2,7 @@
 would from the last plan alone; and a change costs what it touches.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -49,7 +50,7 @@ from kbe_nat.rules.memory import Memory
 from kbe_nat.rules.nat_program import NatTableChange
 from kbe_nat.rules.nat_table import Key, NatTable, sets
 from kbe_nat.rules.rule import Element, RuleSet, SetChange, SetKind, shapes
-from kbe_nat.rules.standby import StandbyTable, eligible_backends
+from kbe_nat.rules.standby import StandbyDecision, StandbyTable, eligible_backends
 from kbe_nat.server.health_check_ports import HealthCheckPorts, SocketAddress
 
 NAMES: Final = ("a", "b", "c", "d")
@@ -138,7 +139,9 @@ services = st.builds(
     is_load_balancer=st.booleans(),
     proxy_name=st.sampled_from((None, None, None, "other")),
     source_ranges_apply_to_all=st.booleans(),
+    affinity_seconds=st.sampled_from((None, 10800)),
     strategy=st.sampled_from((None, Strategy.ROUND_ROBIN)),
+    standby_slots=st.sampled_from((None, None, 1, 20)),
 )
 endpoints = st.builds(
     Endpoint,
@@ -375,10 +378,10 @@ def check_first_packet(world: World, plan: Plan) -> None:
         assert set(table.addresses) == set(other.addresses)
         assert table.backends.keys() == other.backends.keys()
         assert len(set(table.backends.values())) == len(table.backends)
-        # Which of several backends stands by depends on the past, but nothing else.
-        assert {
-            key: (own.backend is None, own.keeps_source) for key, own in table.standby.items()
-        } == {key: (own.backend is None, own.keeps_source) for key, own in other.standby.items()}
+        # Which of several backends has a slot depends on the past, but nothing else.
+        assert {key: unnamed(own) for key, own in table.standby.items()} == {
+            key: unnamed(own) for key, own in other.standby.items()
+        }
         before = dict(table.standby)
         datapath._standby.rebuild(plan)
         assert datapath._standby.of_family(table.family) == before
@@ -391,7 +394,12 @@ def check_first_packet(world: World, plan: Plan) -> None:
     }
     for table in tables:
         for key, own in table.standby.items():
-            assert own.backend is None or (key, own.backend) in allowed
+            assert all((key, backend) in allowed for backend in own.backends)
+
+
+def unnamed(decision: StandbyDecision) -> tuple[object, ...]:
+    """The decision with the shares of its backends, but not whose they are."""
+    return decision._replace(backends=()), sorted(Counter(decision.backends).values())
 
 
 @pytest.mark.parametrize("datapath", DATAPATHS)

@@ -129,18 +129,25 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
 
 def test_annotations_of_the_extension(tmp_path: Path) -> None:
     annotated = SERVICE.replace(
-        "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/strategy: wrr}"
+        "namespace: shop",
+        "namespace: shop, annotations: {kbe-nat.io/strategy: wrr, kbe-nat.io/standby-slots: '64'}",
     )
     weighted = SLICE.replace(
         "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}"
     )
     update = read(tmp_path, annotated, weighted)
     assert update.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
+    assert update.snapshot.services[0].standby_slots == 64
     assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
     update = read(tmp_path, annotated.replace("wrr", "best"), weighted.replace("'5'", "'-5'"))
     assert update.snapshot.services[0].strategy is None
     assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 1
     assert len(update.notes) == 2
+    for text in ("0", "4097", "-1", "many", ""):
+        update = read(tmp_path, annotated.replace("64", text))
+        assert update.snapshot.services[0].standby_slots is None
+        [note] = update.notes
+        assert f"annotations[kbe-nat.io/standby-slots]: {text!r} is not in 1..4096" in note
 
 
 @pytest.mark.parametrize(

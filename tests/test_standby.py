@@ -1,15 +1,19 @@
 """The standby while no daemon listens, and the ids by which the kernel knows backends."""
 
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.family import Family
+from kbe_nat.model import Strategy
 from kbe_nat.packets import opening
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.node_ports import NodePorts
@@ -18,6 +22,7 @@ from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import REST_SECONDS, BackendIds
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.nat_program import NatTableChange
+from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses, share_out
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChange, StandbyDecision, StandbyTable
 
 NEAR, FAR, DRAINED = (
@@ -51,9 +56,16 @@ class Decided:
     """What a standby decides, kind by kind."""
 
     def __init__(self, standby: Standby) -> None:
-        self.backends = {key: own.backend for key, own in standby.items() if own.backend}
+        self.shares = {key: Counter(own.backends) for key, own in standby.items() if own.backends}
+        self.classes = {key: CLASSES.get(own.first_slot) for key, own in standby.items()}
         self.preserved = {key for key, own in standby.items() if own.keeps_source}
-        self.unserved = {key for key, own in standby.items() if not own.backend}
+        self.unserved = {key for key, own in standby.items() if not own.backends}
+
+
+CLASSES: dict[int | None, tuple[int, bool]] = {
+    first: (size, is_by_source) for size, is_by_source, first in SlotClasses(DEFAULT_SLOTS).all
+}
+"""By their first slots."""
 
 
 def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Decided:
@@ -62,24 +74,29 @@ def chosen(*ports: PlannedPort, on_death: OnDeath = OnDeath.SERVE) -> Decided:
     return Decided(table.of_family(Family.IPV4))
 
 
-def test_every_frontend_has_somebody_who_may_serve_it() -> None:
+def test_every_frontend_spreads_over_those_who_may_serve_it() -> None:
     own = chosen(WEB)
-    assert own.backends.keys() == {CLUSTER, *OUTSIDE}
-    assert set(own.backends.values()) <= {NEAR.key, FAR.key}
+    assert own.shares == {key: {NEAR.key: 4, FAR.key: 4} for key in (CLUSTER, *OUTSIDE)}
+    assert set(own.classes.values()) == {(8, False)}
     assert (own.preserved, own.unserved) == (set(), set())
 
 
 def test_policies_are_kept() -> None:
     own = chosen(replace(WEB, is_internal_local=True, cluster_backends=(FAR,)))
-    assert own.backends[CLUSTER] == NEAR.key, "internalTrafficPolicy: Local"
+    assert own.shares[CLUSTER] == {NEAR.key: 1}, "internalTrafficPolicy: Local"
+    assert own.classes[CLUSTER] is None, "one needs no slots"
     own = chosen(replace(WEB, is_external_local=True, cluster_backends=(FAR,)))
-    assert own.backends[CLUSTER] == FAR.key
-    assert {own.backends[place] for place in OUTSIDE} == {NEAR.key}, "externalTrafficPolicy: Local"
+    assert own.shares[CLUSTER] == {FAR.key: 1}
+    assert all(own.shares[place] == {NEAR.key: 1} for place in OUTSIDE), (
+        "externalTrafficPolicy: Local"
+    )
     assert own.preserved == set(OUTSIDE), "which keeps the client's address"
     own = chosen(replace(WEB, is_external_local=True, local_backends=()))
     assert own.unserved == set(OUTSIDE)
     own = chosen(replace(WEB, cluster_backends=(DRAINED,)))
     assert own.unserved == {CLUSTER, *OUTSIDE}
+    own = chosen(replace(WEB, cluster_backends=(DRAINED, FAR)))
+    assert own.shares[CLUSTER] == {FAR.key: 1}
 
 
 def test_where_somebody_must_not_be_let_in_nobody_is() -> None:
@@ -91,7 +108,7 @@ def test_where_somebody_must_not_be_let_in_nobody_is() -> None:
 def test_all_are_refused_if_that_is_asked_for() -> None:
     own = chosen(WEB, on_death=OnDeath.REFUSE)
     assert own.unserved == {CLUSTER, *OUTSIDE}
-    assert not own.backends
+    assert not own.shares
 
 
 def test_who_stands_by_stays_while_they_may() -> None:
@@ -103,16 +120,22 @@ def test_who_stands_by_stays_while_they_may() -> None:
         table.apply(PlanDelta.between(former, plan))
         return dict(table.of_family(Family.IPV4))
 
-    targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 9)]
-    first = follow(replace(WEB, cluster_backends=tuple(targets[:4])))
-    assert follow(replace(WEB, cluster_backends=tuple(targets))) == first, "others come"
-    heavier = (structs.replace(target, weight=7) for target in targets)
-    assert follow(replace(WEB, cluster_backends=tuple(heavier))) == first, "or other weights"
-    table.rebuild(plan)
-    assert table.of_family(Family.IPV4) == first
-    left = tuple(target for target in targets if target.key != first[CLUSTER].backend)
-    second = follow(replace(WEB, cluster_backends=left))
-    assert second[CLUSTER].backend in {target.key for target in left}
+    def moved(before: Standby, after: Standby) -> int:
+        pairs = zip(before[CLUSTER].backends, after[CLUSTER].backends, strict=True)
+        return sum(old != new for old, new in pairs)
+
+    targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 21)]
+    states = [follow(replace(WEB, cluster_backends=tuple(targets[:4])))]
+    for count, moves in ((5, 1), (8, 3), (20, 0), (8, None), (3, None), (2, None)):
+        state = follow(replace(WEB, cluster_backends=tuple(targets[:count])))
+        present = {target.key for target in targets[:count]}
+        leaving = sum(backend not in present for backend in states[-1][CLUSTER].backends)
+        assert moved(states[-1], state) == (leaving if moves is None else moves), count
+        states.append(state)
+        heavier = (structs.replace(target, weight=7) for target in targets[:count])
+        assert follow(replace(WEB, cluster_backends=tuple(heavier))) == state, "or other weights"
+        table.rebuild(plan)
+        assert table.of_family(Family.IPV4) == state
     assert follow() == {}
 
 
@@ -131,9 +154,9 @@ def test_an_exact_address_goes_before_a_node_port() -> None:
     table.take_change(Family.IPV4)
     table.apply(PlanDelta.between(both, plan_of(node_port)))
     [(key, decision)] = table.of_family(Family.IPV4).items()
-    assert key == OUTSIDE[2] and decision.backend
+    assert key == OUTSIDE[2] and decision.backends
     assert table.take_change(Family.IPV4) == StandbyChange(
-        {key: StandbyDecision(None)}, {key: decision}
+        {key: StandbyDecision()}, {key: decision}
     )
     table.apply(PlanDelta.between(plan_of(node_port), both))
     table.apply(PlanDelta.between(both, plan_of(node_port)))
@@ -145,9 +168,92 @@ def test_standbys_are_spread() -> None:
         replace(WEB, service=f"s{n}", frontends=(Frontend("cluster-ip", f"172.30.1.{n}", 80),))
         for n in range(100)
     ]
-    own = chosen(*ports)
-    shares = [list(own.backends.values()).count(target.key) for target in (NEAR, FAR)]
-    assert min(shares) > 30, shares
+    targets = [Backend(f"10.0.1.{n}", 80) for n in range(1, 33)]
+    own = chosen(*(replace(port, cluster_backends=tuple(targets)) for port in ports))
+    total = Counter[tuple[str, int]]()
+    for shares in own.shares.values():
+        assert set(shares.values()) == {1} and len(shares) == 8, "more backends than slots"
+        total += shares
+    # Of 32 targets each has a quarter of 100 frontends; 5 standard deviations to either side.
+    assert len(total) == 32 and 3 < min(total.values()) <= max(total.values()) < 47, total
+
+
+@pytest.mark.parametrize(
+    ("size", "weights", "expected"),
+    [
+        (8, (1, 1, 1, 1), (2, 2, 2, 2)),
+        (8, (3, 1), (6, 2)),
+        (8, (5, 2, 1), (5, 2, 1)),
+        (12, (300, 200, 100), (6, 4, 2)),
+        # 2.67 for each.
+        (8, (1, 1, 1), (2, 3, 3)),
+        # 6.4, 1.28, 0.32: the largest remainder takes the last.
+        (8, (20, 4, 1), (7, 1)),
+        (8, (65535, 1), (8,)),
+        (1, (1, 7), (1,)),
+    ],
+    ids=str,
+)
+def test_slots_are_shared_out_by_the_largest_remainders(
+    size: int, weights: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    held = {(f"10.0.1.{n}", 80): weight for n, weight in enumerate(weights)}
+    own = Counter(share_out(held, size, CLUSTER))
+    assert sorted(own.values()) == sorted(expected)
+    by_weight = sorted(held, key=lambda key: (-held[key], -own[key]))
+    assert [own[key] for key in by_weight] == sorted(own.values(), reverse=True) + [0] * (
+        len(held) - len(own)
+    )
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([("10.0.1.1", n) for n in range(12)]), st.integers(1, 9)),
+        min_size=1,
+    ),
+    st.sampled_from((1, 8, 32)),
+)
+def test_a_change_moves_no_more_slots_than_shares_differ(
+    states: list[dict[tuple[str, int], int]], size: int
+) -> None:
+    former: tuple[tuple[str, int], ...] = ()
+    for weights in filter(None, states):
+        slots = share_out(weights, size, CLUSTER, former)
+        before, after = Counter(former), Counter(slots)
+        for key, weight in weights.items():
+            quota = size * weight / sum(weights.values())
+            assert quota - 1 < after[key] < quota + 1
+            if quota == int(quota):
+                assert after[key] == quota, "exact where it can be"
+        if former:
+            moved = sum(old != new for old, new in zip(former, slots, strict=True))
+            assert moved == sum((after - before).values())
+        assert share_out(weights, size, CLUSTER, slots) == slots
+        former = slots
+
+
+def test_a_service_has_slots_of_its_class() -> None:
+    for changes, expected in (
+        ({}, (8, False)),
+        ({"affinity_seconds": 10800}, (8, True)),
+        ({"strategy": Strategy.SOURCE_HASH}, (8, True)),
+        ({"strategy": Strategy.MAGLEV}, (8, True)),
+        ({"strategy": Strategy.ROUND_ROBIN}, (8, False)),
+        ({"standby_slots": 1}, None),
+        ({"standby_slots": 5}, (8, False)),
+        ({"standby_slots": 9}, (32, False)),
+        ({"standby_slots": 100, "affinity_seconds": 1}, (128, True)),
+        ({"standby_slots": 4096}, (128, False)),
+    ):
+        own = chosen(replace(WEB, **changes))
+        assert own.classes[CLUSTER] == expected, changes
+        assert sum(own.shares[CLUSTER].values()) == (expected or (1,))[0]
+    for classes in (SlotClasses(8, is_able=False), SlotClasses(1)):
+        table = StandbyTable(OnDeath.SERVE, classes)
+        table.rebuild(plan_of(WEB))
+        assert {own.first_slot for own in table.of_family(Family.IPV4).values()} == {None}
+    numbers = [n for each in SlotClasses(256).all for n in range(each.first, each.first + each[0])]
+    assert len(numbers) == len(set(numbers)) and min(numbers) > 0
 
 
 def backends(*numbers: int) -> set[tuple[str, int]]:

@@ -15,7 +15,7 @@ import msgspec
 
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.settings import QueueSettings
-from kbe_nat.datapath.detect import choose
+from kbe_nat.datapath.detect import choose, spread_refusal
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
@@ -56,7 +56,7 @@ def diagnose() -> Iterator[Check]:
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
     privilege = _privilege()
     yield privilege
-    for check in (_queue(), _rules(), _datapath(), _kube_proxy()):
+    for check in (_queue(), _rules(), _datapath(), _standbys(), _kube_proxy()):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
             yield msgspec.structs.replace(check, remedy="ask again with the privilege")
@@ -161,6 +161,17 @@ def _datapath() -> Check:
         " missing"
     )
     return Check("datapath", State.NOTE, f"{kind}: {reason}", remedy)
+
+
+def _standbys() -> Check:
+    refusal = spread_refusal(Commands())
+    if not refusal:
+        return Check("standbys", State.OK, "the kernel can spread connections over endpoints")
+    remedy = (
+        "with first-packet, new connections of a Service have one endpoint while no daemon runs:"
+        " the kernel's modules nft_numgen and nft_hash are needed, and nft 1.0.6"
+    )
+    return Check("standbys", State.NOTE, refusal, remedy)
 
 
 def _rules() -> Check:

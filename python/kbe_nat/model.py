@@ -86,6 +86,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     """
     strategy: Strategy | None = None
     """The annotation `kbe-nat.io/strategy`."""
+    standby_slots: int | None = None
+    """The annotation `kbe-nat.io/standby-slots`."""
     labels: tuple[str, ...] = ()
     """As key=value, in the order of the keys."""
 

@@ -21,11 +21,13 @@ from kbe_nat.rules.frontends import ElementChange
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind, Marks
+from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses
 from kbe_nat.rules.standby import Standby, StandbyChange, StandbyDecision
 
 PODS = {Family.IPV4: "10.0.0.{}", Family.IPV6: "fd00:10::{:x}"}
 VIPS = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00:30::{:x}:{:x}"}
 BOTH = (Family.IPV4, Family.IPV6)
+CLASSES = SlotClasses(DEFAULT_SLOTS).all
 
 
 class Watched:
@@ -62,18 +64,21 @@ def backends(family: Family, count: int) -> dict[tuple[str, int], int]:
 
 
 def standby(family: Family, count: int, pod: int = 1) -> Standby:
+    """One frontend is rejected, one keeps the source, one has slots, others have one backend."""
     keys = [(VIPS[family].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
-    backend = (PODS[family].format(pod), 80)
+    backend, other = ((PODS[family].format(number), 80) for number in (pod, 77))
     return {
-        **dict.fromkeys(keys[:1], StandbyDecision(None)),
-        **dict.fromkeys(keys[1:2], StandbyDecision(backend, keeps_source=True)),
-        **dict.fromkeys(keys[2:], StandbyDecision(backend)),
+        **dict.fromkeys(keys[:1], StandbyDecision()),
+        **dict.fromkeys(keys[1:2], StandbyDecision((backend,), keeps_source=True)),
+        **dict.fromkeys(keys[2:3], StandbyDecision((backend, other) * 4, CLASSES[0].first)),
+        **dict.fromkeys(keys[3:], StandbyDecision((backend,))),
     }
 
 
 def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
     return [
-        NatTable(family, backends(family, count), standby(family, count)) for family in families
+        NatTable(family, backends(family, count), standby(family, count), slot_classes=CLASSES)
+        for family in families
     ]
 
 
@@ -215,10 +220,17 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
             "elements of backends",
         ),
         (
-            "delete element ip6 {0} standby {{ fd00:30::3 . tcp . 80 }}; "
-            "add element ip6 {0} standby {{ fd00:30::3 . tcp . 80 : fd00:10::99 . 80 }}",
+            "delete element ip6 {0} standby {{ fd00:30::4 . tcp . 80 }}; "
+            "add element ip6 {0} standby {{ fd00:30::4 . tcp . 80 : fd00:10::99 . 80 }}",
             "elements of standby",
         ),
+        (
+            "delete element ip6 {0} standby-slots {{ fd00:30::3 . tcp . 80 . 65537 }}; "
+            "add element ip6 {0} standby-slots "
+            "{{ fd00:30::3 . tcp . 80 . 65537 : fd00:10::99 . 80 }}",
+            "elements of standby-slots",
+        ),
+        ("flush chain ip {} standby-dnat", "chain standby-dnat"),
         (
             "delete element ip {0} standby-masquerade {{ 172.30.0.3 . tcp . 80 }}; "
             "add element ip {0} standby-masquerade {{ 172.30.0.99 . tcp . 80 }}",
@@ -233,13 +245,13 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
 def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
     node: Namespace, program: NatProgram, damage: str, missed: str
 ) -> None:
-    program.install(nat_tables(3))
+    program.install(nat_tables(4))
     assert missing(program, node) == ()
     before = listed(node)
     node.call("nft", damage.format("kbe-nat-translation-0"))
     family = "ip6" if "ip6" in damage else "ip"
     assert f"{family} kbe-nat-translation-0: {missed}" in program.missing()
-    program.install(nat_tables(3))
+    program.install(nat_tables(4))
     assert missing(program, node) == ()
     assert same(listed(node)) == same(before)
 

@@ -38,6 +38,7 @@ from kbe_nat.rules.installer import InstallerName, RuleInstaller, probe, remove_
 from kbe_nat.rules.kube_proxy import kube_proxy_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses
 from kbe_nat.rules.standby import OnDeath
 from kbe_nat.sources.events import EventQueue
 from kbe_nat.sources.kubernetes.access import is_in_cluster
@@ -70,7 +71,10 @@ def build(
     kind, reason = detect.choose(settings.datapath.kind, commands)
     settings.check_effect(kind)
     if kind is DatapathKind.FIRST_PACKET:
-        datapath: Datapath = _first_packet(settings, commands)
+        refusal = detect.spread_refusal(commands)
+        if refusal:
+            reason += f"; while no daemon runs each Service has one endpoint: {refusal}"
+        datapath: Datapath = _first_packet(settings, commands, is_able=not refusal)
         installer = "nft and netlink, in a table for each family"
     else:
         datapath, installer = _every_packet(settings, commands, rules)
@@ -180,13 +184,15 @@ def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:
     )
 
 
-def _first_packet(settings: Settings, commands: Commands) -> FirstPacket:
+def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> FirstPacket:
+    slots = settings.datapath.standby_slots or DEFAULT_SLOTS
     return FirstPacket(
         _diversion(settings),
         commands,
         NftTables(),
         settings.datapath.on_death or OnDeath.SERVE,
         leftovers=partial(remove_rules, commands),
+        slot_classes=SlotClasses(slots, is_able=is_able),
     )
 
 

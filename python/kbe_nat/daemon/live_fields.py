@@ -97,6 +97,7 @@ RESTART: Final = {
     "kbeNat.driver": _DATAPATH,
     "kbeNat.rules": _DATAPATH,
     "kbeNat.onDeath": _RULES,
+    "kbeNat.standbySlots": _RULES,
     "kbeNat.takeOver": _START,
     "kbeNat.queue": _QUEUES,
     "kbeNat.queues": _QUEUES,

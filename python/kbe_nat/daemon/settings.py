@@ -80,6 +80,8 @@ class DatapathSettings:
     """How rules of every-packet are installed; None: whichever the kernel supports."""
     on_death: OnDeath | None = None
     """The fate of new connections while no daemon runs, with first-packet; None: served."""
+    standby_slots: int | None = None
+    """Over which a frontend's new connections spread meanwhile; None: `DEFAULT_SLOTS`."""
     takes_over: bool = False
     """Another proxy has served here: its connections go on, and new ones are ours."""
 
@@ -229,6 +231,9 @@ class Settings:
                 "--take-over",
                 "nothing is to be taken over beside another proxy (--service-proxy-name)",
             )
+        if self.datapath.on_death is OnDeath.REFUSE:
+            slots = self.datapath.standby_slots
+            _refuse_set({"--standby-slots": slots}, "nothing stands by (--on-death refuse)")
         for flag, path in (("--socket", self.files.socket), ("--state", self.files.state)):
             if path == Path():
                 raise SettingError(flag, "it names no file")
@@ -248,7 +253,11 @@ class Settings:
             unused = {"--rules": chosen.rules}
         else:
             reason = "every-packet is taken here, where the kernel chooses no backend (--datapath)"
-            unused = {"--on-death": chosen.on_death, "--mark-backend": self.marks.backend}
+            unused = {
+                "--on-death": chosen.on_death,
+                "--standby-slots": chosen.standby_slots,
+                "--mark-backend": self.marks.backend,
+            }
         _refuse_set(unused, reason)
         if chosen.driver is Driver.NETFILTERQUEUE:
             _refuse_set(

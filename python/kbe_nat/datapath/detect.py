@@ -10,6 +10,7 @@ from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.installer import remove_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind, Marks
+from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses
 
 
 def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str]:
@@ -30,6 +31,17 @@ def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str
         DatapathKind.FIRST_PACKET,
         "the kernel has nft NAT maps and conntrack events, so conntrack translates the flows",
     )
+
+
+def spread_refusal(runner: Runner) -> str:
+    """Why standbys cannot spread where first-packet works; empty when they can. `runner` runs nft
+    in the network namespace of the calling thread.
+    """
+    try:
+        NatProgram(runner, NftTables(), Marks()).probe(SlotClasses(DEFAULT_SLOTS).all)
+    except RulesError as error:
+        return f"nft or the kernel draws no numbers (nft_numgen, nft_hash): {error}"
+    return ""
 
 
 def clean_up(runner: Runner, marks: Marks) -> None:

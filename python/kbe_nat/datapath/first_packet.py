@@ -23,6 +23,7 @@ from kbe_nat.rules.frontends import ServiceAddresses
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
 from kbe_nat.rules.nat_table import NatTable
 from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.slots import SlotClasses
 from kbe_nat.rules.standby import OnDeath, StandbyTable
 
 
@@ -38,17 +39,18 @@ class FirstPacket:
         tables: NftTables,
         on_death: OnDeath = OnDeath.SERVE,
         leftovers: Callable[[], None] | None = None,
+        slot_classes: SlotClasses | None = None,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
         connections meet when we are gone; `leftovers` takes away what a run of the other datapath
-        has left.
+        has left; `slot_classes` are those of standbys, None: the defaults.
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self._diversion = diversion
         self._leftovers = leftovers
         self._program = NatProgram(runner, tables, diversion.marks, diversion.queues)
         self._plan = Plan()
-        self._standby = StandbyTable(on_death)
+        self._standby = StandbyTable(on_death, slot_classes)
         self._addresses = ServiceAddresses()
         self._flow_checks = FlowChecks()
         mask = diversion.marks.backend
@@ -275,6 +277,7 @@ class FirstPacket:
             self._addresses.ranges[family],
             self._addresses.addresses(family),
             self._plan.options.resets_tcp,
+            self._standby.classes.all,
         )
 
 

@@ -85,6 +85,8 @@ class PlannedPort:
     health_check_node_port: int = 0
     """Where load balancers ask whether this node has endpoints; 0 when they do not."""
     strategy: Strategy = Strategy.RANDOM
+    standby_slots: int | None = None
+    """Over which new connections spread while no daemon listens; None: as many as others have."""
 
     @property
     def key(self) -> PortKey:

@@ -47,6 +47,7 @@ from kbe_nat.rules.nat_table import (
     standby_elements,
 )
 from kbe_nat.rules.rule import TAG, Marks
+from kbe_nat.rules.slots import SlotClass
 from kbe_nat.rules.standby import StandbyChange
 
 PREFIX: Final = f"{TAG}-translation-"
@@ -173,6 +174,9 @@ class NatProgram:
             # so after a refusal the old ones are still true.
             contents[change.family] = sums = dict(installed.contents)
             for set_name, former, new in change.elements():
+                # A table whose kernel draws nothing lacks the map of slots.
+                if not (former or new):
+                    continue
                 removed = encode(change.family, set_name, former, self._marks)
                 added = encode(change.family, set_name, new, self._marks)
                 # Elements leave first: another one may come under the same key.
@@ -204,15 +208,15 @@ class NatProgram:
         self._generation = None if missing else generation
         return tuple(missing)
 
-    def probe(self) -> None:
-        """Raises `RulesError` when this kernel cannot do what the tables need. Leaves nothing, and
-        removes what a probe that was killed has left.
+    def probe(self, slot_classes: tuple[SlotClass, ...] = ()) -> None:
+        """Raises `RulesError` when this kernel cannot do what the tables need, or cannot draw the
+        slots of these classes. Leaves nothing, and removes what a probe that was killed has left.
         """
         # Another process that probes at this moment may delete them first.
         with suppress(RulesError):
             self._delete(self._orphaned_probes())
         name = f"{PROBE_PREFIX}{os.getpid()}"
-        self._create(NatTable(Family.IPV4), name)
+        self._create(NatTable(Family.IPV4, slot_classes=slot_classes), name)
         table = NftTable(Family.IPV4, name)
         try:
             self._commit_rules([table])

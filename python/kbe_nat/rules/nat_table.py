@@ -7,7 +7,8 @@ Theory of operation. The first packet of a connection to a frontend passes two h
 2. At NAT's priority the packet takes the chain of the set that has its frontend. First `verdict`
    carries the mark out: `dnat-by-mark` looks up the backend and clears the mark in the same rule,
    or `rejection` answers. A packet without a verdict falls back to the standby: `standby-dnat`
-   looks up a backend for its frontend, or `reject-unserved` rejects it.
+   looks up the backend of its frontend, or draws one by each class of frontends in turn, until
+   the frontend is of that class; or `reject-unserved` rejects it.
 
 The queue's chain must be another one than NAT's, and ahead of it. NFQUEUE ends its chain: a packet
 that bypasses the queue, or comes back from it, continues at the next hook, where both cases meet.
@@ -15,10 +16,11 @@ that bypasses the queue, or comes back from it, continues at the next hook, wher
 The kernel calls NAT chains for first packets only, and conntrack translates the later ones. An
 established packet therefore meets one comparison of its connection's state.
 
-Invariants: each frontend is in exactly one of `FRONTEND_SETS`; `standby` has a backend for
-those that are served; no packet leaves the NAT hook with the mark of a verdict, so routing never
-sees it. `ranges` and `addresses` hold destinations without a frontend. They have no standby: such
-packets wait for the engine's verdict, and are dropped while no process listens.
+Invariants: each frontend is in exactly one of `FRONTEND_SETS`; those that are served have a backend
+in `standby`, or in `standby-slots` one for every slot of one class; no packet leaves the NAT hook
+with the mark of a verdict, so routing never sees it. `ranges` and `addresses` hold destinations
+without a frontend. They have no standby: such packets wait for the engine's verdict, and are
+dropped while no process listens.
 """
 
 import struct
@@ -33,6 +35,7 @@ from kbe_nat.family import Family
 from kbe_nat.packets import NUMBERS
 from kbe_nat.policy.plan import BackendAddress, FrontendKey
 from kbe_nat.rules.rule import Marks
+from kbe_nat.rules.slots import SlotClass
 from kbe_nat.rules.standby import Standby
 
 
@@ -44,7 +47,9 @@ class NatSet(StrEnum):
     BACKENDS = "backends"
     """A map from the mark that holds a backend's id to its address and port."""
     STANDBY = "standby"
-    """A map from a frontend to the backend that serves it without a verdict."""
+    """A map from a frontend to the one backend that serves it without a verdict."""
+    STANDBY_SLOTS = "standby-slots"
+    """The same from a frontend and a slot to one of several."""
     STANDBY_MASQUERADE = "standby-masquerade"
     """Frontends whose standby is masqueraded, so that answers come back to this node."""
     STANDBY_KEEP_SOURCE = "standby-keep-source"
@@ -55,8 +60,10 @@ class NatSet(StrEnum):
     """Addresses of Services outside of the ranges, for ports without a frontend."""
 
 
-Key: TypeAlias = int | FrontendKey | str
-"""A backend's id, a frontend, or an address."""
+SlotKey: TypeAlias = tuple[FrontendKey, int]
+"""A frontend and the number of a slot."""
+Key: TypeAlias = int | FrontendKey | SlotKey | str
+"""A backend's id, a frontend, one of its slots, or an address."""
 Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 """With their values; those of sets have none."""
 
@@ -75,11 +82,13 @@ class NatTable:
     addresses: Collection[str] = ()
     """Cluster IPs outside of the ranges, with the same effect."""
     resets_tcp: bool = False
+    slot_classes: tuple[SlotClass, ...] = ()
+    """Empty: the kernel draws nothing, and no frontend has slots."""
 
     @property
     def shape(self) -> object:
         """The values that are in rules: another shape needs another table."""
-        return self.ranges, self.resets_tcp
+        return self.ranges, self.resets_tcp, self.slot_classes
 
 
 class NatTableWriter:
@@ -105,7 +114,7 @@ class NatTableWriter:
             yield "  flags dormant"
         for set_name, elements in sets(table).items():
             yield f"  {'map' if set_name in MAPS else 'set'} {set_name} {{"
-            yield f"    type {SET_TYPES[set_name].format(address=address)}"
+            yield f"    {SET_TYPES[set_name].format(address=address, ip=ip)}"
             if elements and not asleep:
                 texts = (_element_text(*element, self._marks) for element in elements.items())
                 yield f"    elements = {{ {', '.join(texts)} }}"
@@ -154,7 +163,7 @@ class NatTableWriter:
             "rejection": (*reset, f"reject with {icmp} port-unreachable"),
             "dnat-by-mark": (),
             "verdict": self._verdict_lines(),
-            **self._standby_chains(ip),
+            **self._standby_chains(table, ip),
             **{
                 hook: (f"type nat hook {hook} priority {NAT_PRIORITY}; policy accept;", *hook_lines)
                 for hook in ("prerouting", "output")
@@ -180,12 +189,19 @@ class NatTableWriter:
             f"{has_verdict} {clear_mark} accept",
         )
 
-    def _standby_chains(self, ip: str) -> dict[str, tuple[str, ...]]:
+    def _standby_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
         marks = self._marks
+        to = f"{PORTED} dnat {ip} to {_frontend(ip)}"
         no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
         masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
         return {
-            "standby-dnat": (f"{PORTED} dnat {ip} to {_frontend(ip)} map @{NatSet.STANDBY}",),
+            "standby-dnat": (
+                f"{to} map @{NatSet.STANDBY}",
+                *(
+                    f"{to} . {_drawn_slot(slot_class, ip)} map @{NatSet.STANDBY_SLOTS}"
+                    for slot_class in table.slot_classes
+                ),
+            ),
             NatSet.STANDBY_MASQUERADE: (
                 "jump verdict",
                 f"{no_verdict} {masquerade} goto standby-dnat",
@@ -208,12 +224,15 @@ class NatTableWriter:
 
 
 def sets(table: NatTable) -> dict[NatSet, Elements]:
-    """Elements by the name of their map or set."""
-    return {
+    """Elements by the name of their map or set. A table whose kernel draws nothing has no slots."""
+    contents: dict[NatSet, Elements] = {
         NatSet.BACKENDS: backend_elements(table.backends),
         **standby_elements(table.standby),
         NatSet.ADDRESSES: dict.fromkeys(table.addresses),
     }
+    if not table.slot_classes:
+        del contents[NatSet.STANDBY_SLOTS]
+    return contents
 
 
 def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
@@ -224,13 +243,17 @@ def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
 def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
     """Elements by the name of their map or set, for these decisions."""
     elements: dict[NatSet, dict[Key, BackendAddress | None]] = {
-        name: {} for name in (NatSet.STANDBY, *FRONTEND_SETS)
+        name: {} for name in (NatSet.STANDBY, NatSet.STANDBY_SLOTS, *FRONTEND_SETS)
     }
-    for key, (backend, keeps_source) in standby.items():
-        if backend is None:
+    for key, (backends, first_slot, keeps_source) in standby.items():
+        if not backends:
             elements[NatSet.REJECT_UNSERVED][key] = None
             continue
-        elements[NatSet.STANDBY][key] = backend
+        if first_slot is None:
+            [elements[NatSet.STANDBY][key]] = backends
+        else:
+            slots = enumerate(backends, first_slot)
+            elements[NatSet.STANDBY_SLOTS].update(((key, slot), backend) for slot, backend in slots)
         name = NatSet.STANDBY_KEEP_SOURCE if keeps_source else NatSet.STANDBY_MASQUERADE
         elements[name][key] = None
     return dict(elements)
@@ -244,19 +267,32 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
     length = 16 if family == Family.IPV6 else 4
     frontend = struct.Struct(f"!{length}sB3xH2x")
     backend = struct.Struct(f"!{length}sH2x")
-    mark = struct.Struct("=I")
+    # Marks, and numbers that the kernel has drawn, stand in registers in the host's byte order.
+    number = struct.Struct("=I")
     records = bytearray()
+    last: FrontendKey | None = None
+    packed = b""
     for key, value in elements.items():
         if isinstance(key, int):
-            records += mark.pack(key * step)
+            records += number.pack(key * step)
         elif isinstance(key, str):
             records += inet_pton(socket_family, key)
         else:
-            address, protocol, port = key
-            records += frontend.pack(inet_pton(socket_family, address), NUMBERS[protocol], port)
+            frontend_key, slot = key if len(key) == 2 else (key, None)
+            # The slots of a frontend stand side by side.
+            if frontend_key is not last:
+                address, protocol, port = last = frontend_key
+                packed = frontend.pack(inet_pton(socket_family, address), NUMBERS[protocol], port)
+            records += packed
+            if slot is not None:
+                records += number.pack(slot)
         if value is not None:
             records += backend.pack(inet_pton(socket_family, value[0]), value[1])
-    key_lengths = {NatSet.BACKENDS: mark.size, NatSet.ADDRESSES: length}
+    key_lengths = {
+        NatSet.BACKENDS: number.size,
+        NatSet.STANDBY_SLOTS: frontend.size + number.size,
+        NatSet.ADDRESSES: length,
+    }
     value_length = backend.size if name in MAPS else 0
     return NftElements(key_lengths.get(name, frontend.size), value_length, bytes(records))
 
@@ -267,12 +303,24 @@ def _element_text(key: Key, value: BackendAddress | None, marks: Marks) -> str:
     return f"{text} : {value[0]} . {value[1]}" if value else text
 
 
-def _key_text(key: FrontendKey | str) -> str:
-    return key if isinstance(key, str) else " . ".join(map(str, key))
+def _key_text(key: FrontendKey | SlotKey | str) -> str:
+    if isinstance(key, str):
+        return key
+    parts = (*key[0], key[1]) if len(key) == 2 else key
+    return " . ".join(map(str, parts))
 
 
 def _frontend(ip: str) -> str:
     return f"{ip} daddr . meta l4proto . th dport"
+
+
+def _drawn_slot(slot_class: SlotClass, ip: str) -> str:
+    """The number of one of a frontend's slots, if the frontend is of this class."""
+    size, is_by_source, first = slot_class
+    # Without a seed of ours the kernel takes another one for each rule: its listing would differ
+    # from the first, and a client change its backend with every new table.
+    drawn = f"jhash {ip} saddr mod {size} seed {HASH_SEED:#x}" if is_by_source else None
+    return f"{drawn or f'numgen random mod {size}'} offset {first}"
 
 
 def _portless(table: NatTable) -> Iterator[str]:
@@ -302,12 +350,19 @@ FRONTEND_SETS: Final = (
     NatSet.STANDBY_KEEP_SOURCE,
     NatSet.REJECT_UNSERVED,
 )
-FRONTEND_TYPE: Final = "{address} . inet_proto . inet_service"
+FRONTEND_TYPE: Final = "type {address} . inet_proto . inet_service"
 SET_TYPES: Final[Mapping[NatSet, str]] = {
-    NatSet.BACKENDS: "mark : {address} . inet_service",
+    NatSet.BACKENDS: "type mark : {address} . inet_service",
     NatSet.STANDBY: f"{FRONTEND_TYPE} : {{address}} . inet_service",
+    # The type of a drawn number has no name that could stand in a key.
+    NatSet.STANDBY_SLOTS: "typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2"
+    " : {ip} daddr . th dport",
     **dict.fromkeys(FRONTEND_SETS, FRONTEND_TYPE),
-    NatSet.ADDRESSES: "{address}",
+    NatSet.ADDRESSES: "type {address}",
 }
-"""Of keys, and of a map's values; `{address}` stands for the type of the family's addresses."""
-MAPS: Final = (NatSet.BACKENDS, NatSet.STANDBY)
+"""Of keys, and of a map's values; `{address}` stands for the type of the family's addresses, `{ip}`
+for its name.
+"""
+MAPS: Final = (NatSet.BACKENDS, NatSet.STANDBY, NatSet.STANDBY_SLOTS)
+HASH_SEED: Final = 0x6B62652D
+"""Any fixed number: every node hashes alike."""

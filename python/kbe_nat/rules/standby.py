@@ -1,15 +1,17 @@
-"""Which backend the kernel uses for each frontend while no daemon is listening, and which frontends
-it rejects then.
+"""Which backends the kernel uses for each frontend while no daemon is listening, and which
+frontends it rejects then.
 
 Theory of operation. `StandbyTable` has one `StandbyDecision` for each frontend of this node, by
 family:
 
-- A frontend gets one of the backends that may serve every client that comes this way. It is chosen
-  by a hash of the frontend, so that frontends spread over the backends, and stays for as long as it
-  may serve: a backend that comes moves nothing.
+- A frontend spreads over the backends that may serve every client that comes this way, by slots
+  (`kbe_nat.rules.slots`) that are shared out by weight. The kernel draws a slot at random, or by
+  the client's address where a client is to stay at its backend. A backend that comes or goes moves
+  as few slots as it can.
+- A frontend with one such backend has that one, without slots.
 - Where no backend may serve every client (there is none, or source ranges restrict the frontend)
-  the kernel rejects. It knows neither weights nor source ranges; it must not let a client in that
-  the engine would not.
+  the kernel rejects. It does not know source ranges; it must not let a client in that the engine
+  would not.
 - An exact address goes before a node port at the same address, as in kube-proxy's chains and in the
   engine. `_hidden` has the decision of the node port for as long as the exact address is there.
   `Claims` sees to it that nothing else meets.
@@ -23,10 +25,10 @@ meanwhile costs the kernel nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
-from zlib import crc32
+from typing import Final, NamedTuple, TypeAlias
 
 from kbe_nat.family import Family
+from kbe_nat.model import Strategy
 from kbe_nat.policy.delta import NodeFrontend, PlanDelta, PortFacts, port_facts
 from kbe_nat.policy.plan import (
     CLUSTER_IP,
@@ -37,6 +39,7 @@ from kbe_nat.policy.plan import (
     Plan,
     PlannedPort,
 )
+from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses, share_out
 
 
 class OnDeath(StrEnum):
@@ -49,8 +52,10 @@ class OnDeath(StrEnum):
 class StandbyDecision(NamedTuple):
     """The way the kernel treats new connections to a frontend."""
 
-    backend: BackendAddress | None
-    """None: it rejects them."""
+    backends: tuple[BackendAddress, ...] = ()
+    """One for each slot; empty: it rejects them."""
+    first_slot: int | None = None
+    """The number of the first slot in the map; None: there is one backend, and it draws nothing."""
     keeps_source: bool = False
     """Clients keep their source. Others are masqueraded, so that answers come back to this node
     wherever the backend is.
@@ -72,7 +77,9 @@ class StandbyChange:
 class StandbyTable:
     """A `PlanConsumer`: the standby of all frontends."""
 
-    def __init__(self, on_death: OnDeath) -> None:
+    def __init__(self, on_death: OnDeath, classes: SlotClasses | None = None) -> None:
+        """`classes` are those of frontends by their slots; None: the defaults."""
+        self.classes = classes or SlotClasses(DEFAULT_SLOTS)
         self._on_death = on_death
         self._decisions: dict[Family, dict[FrontendKey, StandbyDecision]] = {
             family: {} for family in Family
@@ -101,13 +108,13 @@ class StandbyTable:
                 self.decide_port(after, former)
 
     def rebuild(self, plan: Plan) -> None:
-        """See `PlanConsumer`. A backend that stands by stays, if it may."""
+        """See `PlanConsumer`. Backends keep the slots that they may keep."""
         former: dict[tuple[FrontendKey, bool], StandbyDecision] = {}
         for family, decisions in self._decisions.items():
             for key, decision in decisions.items():
                 self._before[family].setdefault(key, decision)
-                # Whether the frontend was exact is not known any more. `decide_frontend` checks
-                # whether the backend may still serve.
+                # Whether the frontend was exact is not known any more. `share_out` checks whether
+                # the backends may still serve.
                 former[key, True] = former[key, False] = decision
             decisions.clear()
         former |= {(key, False): decision for key, decision in self._hidden.items()}
@@ -143,19 +150,21 @@ class StandbyTable:
     ) -> StandbyDecision:
         """Decide about one frontend of a port."""
         is_rejected = frontend.is_reject or self._on_death is OnDeath.REFUSE
-        eligible = [] if is_rejected else eligible_backends(port, frontend.frontend)
+        eligible = {} if is_rejected else eligible_backends(port, frontend.frontend)
         if not eligible:
-            return StandbyDecision(None)
-        if former and former.backend in eligible:
-            backend = former.backend
+            return StandbyDecision()
+        stays = port.affinity_seconds is not None or port.strategy in BY_SOURCE
+        slot_class = self.classes.of(port.standby_slots, is_by_source=stays)
+        if slot_class and len(eligible) > 1:
+            size, first_slot = slot_class.size, slot_class.first
         else:
-            # Python salts hash() in each process. By crc32 a restarted daemon chooses the same
-            # backends, and clients without a conntrack entry stay where they were.
-            backend = eligible[crc32(repr(frontend.key).encode()) % len(eligible)]
+            size, first_slot = 1, None
+        before = former.backends if former else ()
+        backends = share_out(eligible, size, frontend.key, before)
         # As kube-proxy: externalTrafficPolicy Local keeps the client's address, because the backend
         # is on this node and its answers pass here in any case.
         is_external = frontend.frontend.kind != CLUSTER_IP
-        return StandbyDecision(backend, is_external and port.is_external_local)
+        return StandbyDecision(backends, first_slot, is_external and port.is_external_local)
 
     def _remove(self, facts: PortFacts, frontend: NodeFrontend) -> StandbyDecision:
         key, decisions = frontend.key, self._decisions[facts.port.family]
@@ -180,17 +189,21 @@ class StandbyTable:
         decisions[key] = decision
 
 
-def eligible_backends(port: PlannedPort, frontend: Frontend) -> list[BackendAddress]:
-    """Backends that may serve every client that comes this way."""
+def eligible_backends(port: PlannedPort, frontend: Frontend) -> dict[BackendAddress, int]:
+    """The weights of the backends that may serve every client that comes this way."""
     is_internal = frontend.kind == CLUSTER_IP
     is_restricted = frontend.kind == LOAD_BALANCER or (
         port.source_ranges_apply_to_all and not is_internal
     )
     if port.source_ranges and is_restricted:
-        return []
+        return {}
     is_local = port.is_internal_local if is_internal else port.is_external_local
-    return [
-        (backend.address, backend.port)
+    return {
+        (backend.address, backend.port): backend.weight
         for backend in (port.local_backends if is_local else port.cluster_backends)
         if backend.weight > 0
-    ]
+    }
+
+
+BY_SOURCE: Final = (Strategy.SOURCE_HASH, Strategy.MAGLEV)
+"""Strategies whose Services have the kernel hash the client's address, as IPVS does for both."""

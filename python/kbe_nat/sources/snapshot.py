@@ -103,6 +103,7 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
         proxy_name=metadata.labels.get(PROXY_NAME_LABEL),
         source_ranges_apply_to_all=_source_ranges_apply_to_all(value, notes),
         strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
+        standby_slots=_standby_slots(metadata.annotations.get(SLOTS_ANNOTATION), notes),
         labels=tuple(f"{key}={metadata.labels[key]}" for key in sorted(metadata.labels)),
     )
     return service, tuple(notes.lines)
@@ -315,6 +316,14 @@ def _strategy(text: str | None, notes: Notes) -> Strategy | None:
         return None
 
 
+def _standby_slots(text: str | None, notes: Notes) -> int | None:
+    if text is None or (count := _number(text)) in range(1, MOST_STANDBY_SLOTS + 1):
+        return None if text is None else count
+    path = f"metadata.annotations[{SLOTS_ANNOTATION}]"
+    notes.add(path, f"{text[:40]!r} is not in 1..{MOST_STANDBY_SLOTS}")
+    return None
+
+
 def _endpoints(
     value: EndpointSliceObject, targets: list[str], notes: Notes
 ) -> tuple[Endpoint, ...]:
@@ -368,9 +377,14 @@ def _shared_set(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _number(text: str) -> int:
+    """A number of at most five digits; -1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else -1
+
+
 def _weight(text: str, notes: Notes) -> int:
-    if text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= MAX_WEIGHT:
-        return int(text)
+    if (weight := _number(text)) in range(MAX_WEIGHT + 1):
+        return weight
     path = f"metadata.annotations[{WEIGHT_ANNOTATION}]"
     notes.add(path, f"{text[:40]!r} is not in 0..{MAX_WEIGHT}")
     return 1
@@ -392,14 +406,22 @@ DELETION_TAINT: Final = "ToBeDeletedByClusterAutoscaler"
 STRATEGY_ANNOTATION: Final = "kbe-nat.io/strategy"
 RANGES_ANNOTATION: Final = "kbe-nat.io/source-ranges"
 WEIGHT_ANNOTATION: Final = "kbe-nat.io/weight"
+SLOTS_ANNOTATION: Final = "kbe-nat.io/standby-slots"
 TOPOLOGY_ANNOTATIONS: Final = (
     "service.kubernetes.io/topology-aware-hints",
     "service.kubernetes.io/topology-mode",
 )
 """The old name goes first, as in the controller."""
 READ_ANNOTATIONS: Final = frozenset(
-    (STRATEGY_ANNOTATION, RANGES_ANNOTATION, WEIGHT_ANNOTATION, *TOPOLOGY_ANNOTATIONS)
+    (
+        STRATEGY_ANNOTATION,
+        RANGES_ANNOTATION,
+        WEIGHT_ANNOTATION,
+        SLOTS_ANNOTATION,
+        *TOPOLOGY_ANNOTATIONS,
+    )
 )
 """Of objects that are kept; slices are converted before."""
 MAX_WEIGHT: Final = 65535
+MOST_STANDBY_SLOTS: Final = 4096
 _NOTHING: Final[frozenset[str]] = frozenset()

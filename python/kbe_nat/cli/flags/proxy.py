@@ -11,6 +11,7 @@ from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.kubeproxy.bind_address import HEALTH_PORT, METRICS_PORT, parse_bind_address
 from kbe_nat.rules.rule import DatapathKind
+from kbe_nat.rules.slots import MAX_SLOTS
 from kbe_nat.sources.address import parse_range
 
 
@@ -139,6 +140,14 @@ PROXY_FLAGS: Final[Flags] = {
         "on_death": Flag(
             "--on-death",
             help="What new connections meet while no daemon runs (first-packet). Default: serve.",
+        ),
+        "standby_slots": Flag(
+            "--standby-slots",
+            min=1,
+            max=MAX_SLOTS,
+            help="Over how many slots, shared out by weight, a Service's new connections spread"
+            " while no daemon runs (first-packet); 1: they have one endpoint. Services ask for more"
+            " by the annotation kbe-nat.io/standby-slots. Default: 8.",
         ),
         "takes_over": Flag(
             "--take-over",
