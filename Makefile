@@ -41,6 +41,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	if command -v cargo-deny >/dev/null; then cargo deny --log-level error check; fi
 	pytest --quiet tests/test_layering.py
 	python tools/fault_table.py --check
+	python tools/flow_cache_program.py --check
 	python tools/json_page.py --check
 	python tools/json_schemas.py --check
 	python tools/cli_words.py --check

@@ -53,12 +53,13 @@ BANNED = (
 CRATES = {
     "apiserver": "",
     "engine": "",
+    "flowcache": "",
     "netlink": "",
     "capture": "engine",
     "datapath": "engine netlink",
     "lab": "engine",
     "traffic": "",
-    "python": "apiserver capture datapath engine lab netlink traffic",
+    "python": "apiserver capture datapath engine flowcache lab netlink traffic",
     "fuzz": "apiserver capture engine netlink",
 }
 PYTHON = {

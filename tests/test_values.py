@@ -63,6 +63,11 @@ def entry() -> Any:
     return _native._restore("ConntrackEntry", (head, ends, [(1, 40), (2, 80)]))
 
 
+def cached() -> Any:
+    ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.9:4000", "10.0.0.1:8080"]
+    return _native._restore("CachedFlow", (6, ends, (7, 700), (3, True)))
+
+
 def queued() -> Any:
     state = ((1, 0x800, 3, 5, 2, 0, 40), (0, 0), (b"\2" * 6, None, SYN), False)
     return _native._restore("QueuedPacket", state)
@@ -94,6 +99,7 @@ VALUES: dict[str, Callable[[], list[Any]]] = {
         kbe_nat.Backend("10.0.0.1", 80, hairpin=False),
     ],
     "BackendStats": lambda: [stats().services[1].backends[0]],
+    "CachedFlow": lambda: [cached()],
     "ConnectTimes": lambda: [stats().services[1].connects],
     "ConntrackEntry": lambda: [entry()],
     "Decision": lambda: engine().decisions(),
@@ -163,6 +169,7 @@ MACHINES: dict[str, Callable[[], Any]] = {
     "ConntrackEvents": lambda: _native.ConntrackEvents(socket_buffer=65536),
     "ConntrackSync": lambda: _native.ConntrackSync(engine(), socket_buffer=65536),
     "Engine": engine,
+    "FlowCache": lambda: None,
     "FlowTable": lambda: engine().flows_table(),
     "HeldConnections": lambda: None,
     "KernelQueue": lambda: None,
@@ -289,6 +296,9 @@ REPRS = {
     ),
     "BackendStats": ("<BackendStats 10.0.0.1:8080: 1 active of 1 flows>",),
     "NodePorts": ("<NodePorts: none>", "<NodePorts: 192.0.2.1, all of IPv6>"),
+    "CachedFlow": (
+        "<CachedFlow tcp 10.0.0.9:4000 -> 10.96.0.1:80 as 10.0.0.9:4000 -> 10.0.0.1:8080>",
+    ),
     "ConntrackEntry": ("<ConntrackEntry tcp 10.0.0.9:4000 -> 10.96.0.1:80 on 10.0.0.1:8080>",),
 }
 

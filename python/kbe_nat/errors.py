@@ -75,6 +75,10 @@ class ConntrackError(KbeNatError):
     """The kernel's connection tracking cannot be read."""
 
 
+class FlowCacheError(KbeNatError):
+    """The kernel's cache of translated flows cannot be had here, or refuses something."""
+
+
 class PrivilegeError(KbeNatError):
     """The caller may not do this."""
 

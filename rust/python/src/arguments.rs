@@ -370,14 +370,15 @@ macro_rules! arguments {
 arguments! {
     address; addresses; affinity_seconds; after; allocation; answer; away; backend;
     backend_ids; backends; budget; burst; bypass; bytes; capacity; captured; chain; changed;
-    checkpoint; client; clients; cluster_backends; copy_range; count; destination; elements;
+    checkpoint; client; clients; cluster_backends; copy_range; count; destination; device; elements;
     engine; fail_open; family; first; flows; frame; frames; fresh; frontends; gso; hairpin; id;
-    incomplete_checksum; interface; invalid; is_external_local; is_internal_local; keep; key;
+    incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer; keep;
+    key;
     key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping; mark; marks;
     mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments; max_length;
     max_packets; max_span; max_unassured; megabytes; midstream; mode; name; native; node;
     node_ports; now; number; offloaded; offsets; packet; packets; path; payload;
-    pod_interfaces; pod_ranges; port; ports; protocol; rate; reader; reject_addresses;
+    pod_interfaces; pod_ranges; port; ports; proposals; protocol; rate; reader; reject_addresses;
     released; removed; reserved; rule; seconds; seed; service; services; serving_backends; set;
     since; snat; socket_buffer; source; source_ranges; source_ranges_apply_to_all; span; spec;
     spin; state; strategy; streams; table; threads; timeout; timeouts; total; transaction;

@@ -73,10 +73,17 @@ pub(crate) fn addresses(error: &std::io::Error) -> PyErr {
     exception("RulesError", &format!("the node's addresses: {}", errno_text(error)))
 }
 
+/// `kbe_nat.FlowCacheError`.
+pub(crate) fn flow_cache(error: &impl std::fmt::Display) -> PyErr {
+    exception("FlowCacheError", &format!("the flow cache: {}", errno_text(error)))
+}
+
 /// The system's words without the number that Rust puts behind them.
 fn errno_text(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+    let Some((words, number)) = text.split_once(" (os error ") else { return text };
+    let rest = number.split_once(')').map_or("", |(_, rest)| rest);
+    format!("{words}{rest}")
 }
 
 /// An exception of `kbe_nat.errors`.

@@ -12,6 +12,7 @@ mod engine;
 mod errors;
 mod explanation;
 mod flow;
+mod flow_cache;
 mod flow_table;
 mod lab;
 mod limits;
@@ -46,6 +47,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<node::NodeView>()?;
     module.add_class::<verdict::Verdict>()?;
     module.add_class::<flow::Flow>()?;
+    module.add_class::<flow_cache::CachedFlow>()?;
+    module.add_class::<flow_cache::FlowCache>()?;
     module.add_class::<flow_table::FlowTable>()?;
     module.add_class::<stats::ConnectTimes>()?;
     module.add_class::<stats::BackendStats>()?;
@@ -80,16 +83,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::LabCell>()?;
     module.add_class::<traffic::HeldConnections>()?;
     module.add_class::<traffic::TrafficServer>()?;
-    module.add_function(wrap_pyfunction!(traffic::traffic_bulk, module)?)?;
-    module.add_function(wrap_pyfunction!(traffic::traffic_connect, module)?)?;
-    module.add_function(wrap_pyfunction!(traffic::traffic_flood, module)?)?;
-    module.add_function(wrap_pyfunction!(traffic::traffic_ping, module)?)?;
-    module.add_function(wrap_pyfunction!(_restore, module)?)?;
-    module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
-    module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
-    module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
-    module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
+    add_functions(module)?;
     add_constants(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
@@ -114,6 +109,7 @@ fn _restore<'py>(name: &str, state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
         conntrack::ConntrackEntry,
         decisions::Decision,
         flow::Flow,
+        flow_cache::CachedFlow,
         raw_queue::QueuedPacket,
         snat::PortUse,
         verdict::Verdict,
@@ -123,6 +119,18 @@ fn _restore<'py>(name: &str, state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
         stats::ServiceStats,
         stats::Stats
     )
+}
+
+fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(traffic::traffic_bulk, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_connect, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_flood, module)?)?;
+    module.add_function(wrap_pyfunction!(traffic::traffic_ping, module)?)?;
+    module.add_function(wrap_pyfunction!(_restore, module)?)?;
+    module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
+    module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
+    module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)
 }
 
 /// Names by number, and bounds, as the engine and the loop have them.

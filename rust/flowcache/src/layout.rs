@@ -1,0 +1,96 @@
+//! Keys and values of the maps as bytes: the structures of `program/flow_cache.bpf.c`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::flow::{CachedFlow, Family, Tuple};
+use crate::periods;
+
+/// `struct ends` without its addresses.
+const ENDS: usize = 8;
+/// `struct flow` without its last field.
+const FLOW: usize = 64;
+/// `struct control`.
+pub(crate) const CONTROL: usize = 40;
+
+/// Bytes of `struct ends`.
+pub(crate) const fn ends_length(family: Family) -> usize {
+    ENDS + 2 * family.length()
+}
+
+/// Bytes of `struct flow`.
+pub(crate) const fn flow_length(family: Family) -> usize {
+    FLOW + ends_length(family)
+}
+
+/// Appends a tuple's `struct ends`.
+pub(crate) fn put_ends(bytes: &mut Vec<u8>, tuple: &Tuple) {
+    bytes.extend(tuple.source.port().to_be_bytes());
+    bytes.extend(tuple.destination.port().to_be_bytes());
+    bytes.extend(u32::from(tuple.protocol).to_ne_bytes());
+    for end in [tuple.source, tuple.destination] {
+        match end.ip() {
+            IpAddr::V4(address) => bytes.extend(address.octets()),
+            IpAddr::V6(address) => bytes.extend(address.octets()),
+        }
+    }
+}
+
+/// A tuple's `struct ends`.
+pub(crate) fn key(tuple: &Tuple) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ends_length(Family::V6));
+    put_ends(&mut bytes, tuple);
+    bytes
+}
+
+/// The tuple of a `struct ends`.
+pub(crate) fn ends(bytes: &[u8], family: Family) -> Tuple {
+    let port = |start: usize| u16::from_be_bytes([bytes[start], bytes[start + 1]]);
+    let address = |start: usize| family.address(&bytes[start..start + family.length()]);
+    Tuple {
+        protocol: u32_at(bytes, 4) as u8,
+        source: SocketAddr::new(address(ENDS), port(0)),
+        destination: SocketAddr::new(address(ENDS + family.length()), port(2)),
+    }
+}
+
+/// What makes an entry current.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: u64,
+    pub(crate) generation: u32,
+    pub(crate) is_alive: bool,
+}
+
+/// The flow of a key and a `struct flow`.
+pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: Moment) -> CachedFlow {
+    CachedFlow {
+        arriving: ends(key, family),
+        leaving: ends(&value[FLOW..], family),
+        packets: u64_at(value, 0),
+        bytes: u64_at(value, 8),
+        device: u32_at(value, 36),
+        is_current: moment.is_alive
+            && moment.now < u64_at(value, 24)
+            && moment.generation == u32_at(value, 32),
+    }
+}
+
+/// A `struct control`.
+pub(crate) fn control(alive_until: u64, generation: u32) -> [u8; CONTROL] {
+    let mut bytes = [0; CONTROL];
+    let numbers = [periods::RETRY, periods::LEASE, periods::EXPIRY]
+        .map(|period| u64::try_from(period.as_nanos()).unwrap_or(u64::MAX));
+    for (place, number) in bytes.chunks_exact_mut(8).zip([alive_until].into_iter().chain(numbers)) {
+        place.copy_from_slice(&number.to_ne_bytes());
+    }
+    bytes[32..36].copy_from_slice(&generation.to_ne_bytes());
+    bytes
+}
+
+fn u32_at(bytes: &[u8], start: usize) -> u32 {
+    bytes[start..start + 4].try_into().map_or(0, u32::from_ne_bytes)
+}
+
+pub(crate) fn u64_at(bytes: &[u8], start: usize) -> u64 {
+    bytes[start..start + 8].try_into().map_or(0, u64::from_ne_bytes)
+}
