@@ -10,7 +10,7 @@ INDEX := tests/install tests/deploy/test_image.py
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel deb release docs clean
+.PHONY: versions help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel deb release docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -125,11 +125,14 @@ wheel: .venv/release    ## build what is published, into dist: the wheel for x86
 deb: wheel     ## build the Debian package of that wheel into dist, on Debian 12
 	python tools/debian_package.py dist/*.whl dist
 
-release: .venv/ready wheel    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
+release: .venv/release versions wheel .venv/ready    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
 	twine check --strict dist/*
 	python tools/release.py dist
 	KBE_NAT_WHEEL="$$(echo $(CURDIR)/dist/*.whl)" pytest --quiet tests/install
 	@echo "Ready in dist; docs/releasing.md says what comes next."
+
+versions:
+	python tools/release.py
 
 docs: .venv/ready    ## build the pages as one site, into target/site, and the documentation of the crates, into target/doc
 	mkdocs build --quiet

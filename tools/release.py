@@ -1,7 +1,9 @@
-"""Checks what `make wheel` has built before a release: versions, tags, contents and size.
+"""Checks a release: the repository's versions, and tags, contents and size of what `make wheel` has
+built.
 
-`tools/release.py DIST` names every fault on a line of its own, and ends with 1 where there is one.
-Nothing is uploaded.
+`tools/release.py` checks versions alone, before minutes are spent on building; `tools/release.py
+DIST` the files too. Each names every fault on a line of its own, and ends with 1 where there is
+one. Nothing is uploaded.
 """
 
 import re
@@ -24,10 +26,12 @@ NEEDED: Final = ("LICENSE-MIT", "LICENSE-APACHE", ".cyclonedx.json", "_native.ab
 UNWANTED: Final = ("/tests/", "/target/", ".venv/", ".pcapng")
 
 
-def faults(dist: Path) -> Iterator[str]:
-    """Every reason not to release these files."""
+def faults(dist: Path | None = None) -> Iterator[str]:
+    """Every reason not to release this tree, or these files that were built of it."""
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     yield from _version_faults(version)
+    if dist is None:
+        return
     wheels, sdists = sorted(dist.glob("*.whl")), sorted(dist.glob("*.tar.gz"))
     names = [path.name for path in (*wheels, *sdists)]
     expected = [f"kbe_nat-{version}-{TAG}.whl", f"kbe_nat-{version}.tar.gz"]
@@ -75,7 +79,7 @@ def _wheel_faults(wheel: Path) -> Iterator[str]:
 
 def main() -> int:
     """Say every fault."""
-    reasons = list(faults(Path(sys.argv[1])))
+    reasons = list(faults(*map(Path, sys.argv[1:2])))
     for fault in reasons:
         print(fault)
     return 1 if reasons else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.daemons import COMMAND
-from harness.pages import PAGES, check, checkout, shown
+from harness.pages import PAGES, check, checkout, entered, shown
 from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
 
@@ -16,25 +16,13 @@ AS_ROOT = {
     for page in PAGES
     if (commands := [each for each in shown(page) if each.surroundings == "run: as root"])
 }
-AT_A_DAEMON = [
-    each for page in PAGES for each in shown(page) if each.surroundings == "run: at a daemon"
-]
-ROOM = (
-    "mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up "
-    "&& mkdir -p /etc/kbe-nat && mount -t tmpfs tmpfs /etc/kbe-nat && echo ready && exec sleep 600"
-)
-"""A view of the file system where /run and /etc/kbe-nat are empty."""
-
-
-def entered(folder: Path, *prefix: str) -> tuple["subprocess.Popen[str]", tuple[str, ...]]:
-    """A process that holds mounts of its own, and what leads a command there."""
-    room = subprocess.Popen(
-        [*prefix, "unshare", "--mount", "--propagation", "private", "sh", "-ec", ROOM],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert room.stdout is not None and room.stdout.readline() == "ready\n"
-    return room, ("nsenter", f"--target={room.pid}", "--mount", "--net", f"--wd={folder}")
+AT_A_DAEMON = {
+    page: commands
+    for page in PAGES
+    if (commands := [each for each in shown(page) if each.surroundings == "run: at a daemon"])
+}
+REQUESTS = ("172.30.228.255:80/info",) * 4 + ("172.30.0.9:80/info",)
+"""What the client has asked before a page's commands: four answers, and a refusal."""
 
 
 @pytest.mark.parametrize("page", AS_ROOT, ids=lambda page: page.name)
@@ -65,6 +53,9 @@ def serving(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     try:
         status = [*prefix, *COMMAND, "get", "services"]
         eventually(lambda: b"default/web" in subprocess.run(status, capture_output=True).stdout)
+        for url in REQUESTS:
+            ask = [*cluster.client.prefix, "curl", "-sS", "--max-time", "9", url]
+            subprocess.run(ask, capture_output=True)
         yield prefix
     finally:
         daemon.terminate()
@@ -73,6 +64,7 @@ def serving(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[str, ...]]:
         room.wait()
 
 
-def test_commands_at_a_daemon(serving: tuple[str, ...], tmp_path: Path) -> None:
-    for command in AT_A_DAEMON:
+@pytest.mark.parametrize("page", AT_A_DAEMON, ids=lambda page: page.name)
+def test_commands_at_a_daemon(page: Path, serving: tuple[str, ...], tmp_path: Path) -> None:
+    for command in AT_A_DAEMON[page]:
         check(command, tmp_path, *serving)
