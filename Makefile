@@ -19,7 +19,7 @@ demo: build    ## build, then let a Service answer in network namespaces
 	kbe-nat demo
 
 test: build    ## run all tests, those on real packets too where privileges allow, by JOBS processes side by side
-	@tools/system-packages.sh chromium chromium-driver haproxy lintian man-db fish zsh || true
+	@tools/system-packages.sh chromium chromium-driver ethtool haproxy lintian man-db fish zsh || true
 	cargo test --quiet --workspace
 	pytest --quiet $(INDEX)
 	pytest --quiet $(addprefix --ignore ,$(INDEX)) $(if $(filter-out 1,$(JOBS)),--dist loadfile --tx '$(JOBS)*popen//python=tests/isolated-python')
@@ -28,6 +28,7 @@ test: build    ## run all tests, those on real packets too where privileges allo
 # Where neither SSE2 nor x86-64-v3 is. The binding needs a Python for that processor.
 ARM := aarch64-unknown-linux-gnu
 check: build   ## formatting, lints, types, licences, layering, names and sizes, the table of faults
+	@tools/system-packages.sh clang || true
 	cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	if [ -d "$$(rustc --print target-libdir --target $(ARM))" ]; then \

@@ -19,6 +19,7 @@ from itertools import count
 
 import pytest
 
+from harness.waiting import eventually
 from kbe_nat._native import CachedFlow, FlowCache
 from kbe_nat.errors import FlowCacheError
 from kbe_nat.family import Family
@@ -140,6 +141,14 @@ class Router:
         return flow
 
 
+@contextmanager
+def counted(router: Router, name: str, times: int = 1) -> Iterator[None]:
+    """What runs inside must raise this counter so often."""
+    before = router.counter(name)
+    yield
+    assert router.counter(name) - before == times, router.cache.counters()
+
+
 @dataclass
 class Datagrams:
     """A flow of UDP through the router, with the sockets of both its ends."""
@@ -200,6 +209,54 @@ def datagrams(router: Router, family: Family) -> Iterator[Datagrams]:
         yield flow
 
 
+@dataclass
+class Connection:
+    """A TCP connection through the router, with the sockets of both its ends."""
+
+    router: Router
+    family: Family
+    client: socket.socket
+    server: socket.socket
+    rows: list[Row]
+
+    def turn(self) -> None:
+        """There and back."""
+        for near, far in ((self.client, self.server), (self.server, self.client)):
+            near.sendall(b"turn")
+            assert far.recv(100) == b"turn"
+
+    def is_current(self) -> list[bool]:
+        """Whether entries carry, by direction."""
+        return [self.router.entry(row).is_current for row in self.rows]
+
+
+@contextmanager
+def connection(router: Router, family: Family, port: int = 0) -> Iterator[Connection]:
+    """A connection that is in the cache."""
+    port = port or next(PORTS)
+    stream = socket.SOCK_STREAM
+    client = router.open(router.client, family, stream, port=port)
+    listener = router.open(router.servers[0], family, stream, port=SERVER_PORT)
+    with client, listener:
+        listener.listen()
+        client.connect((VIP[family], FRONTEND_PORT))
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(10)
+            rows = proposals(
+                "tcp",
+                (CLIENT[family], port),
+                (VIP[family], FRONTEND_PORT),
+                (SERVER[family], SERVER_PORT),
+            )
+            flow = Connection(router, family, client, server, rows)
+            flow.turn()
+            router.cache.propose(rows)
+            flow.turn()
+            eventually(lambda: all(flow.is_current()))
+            yield flow
+
+
 @contextmanager
 def router() -> Iterator[Router]:
     """The namespaces with a cache that is alive for an hour."""
@@ -216,6 +273,9 @@ def router() -> Iterator[Router]:
         wire(node, other, 3, "r2", "s1")
         node.write("/proc/sys/net/ipv4/ip_forward", "1")
         node.write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        # What the cache carries is beyond the windows that connection tracking knows. The daemon
+        # says so for each flow.
+        node.write("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1")
         node.call("nft", DNAT)
         made.devices = inside(node.path, lambda: {n: i for i, n in socket.if_nameindex()})
         for name in ("r0", "r1", "r2"):
