@@ -1154,10 +1154,10 @@ class PortUse:
         """Flows that got a port."""
     @property
     def collisions(self) -> int:
-        """Of these, flows whose first choice of a port was not free."""
+        """Of these, flows whose first choice of a port was not free, or none that may be leased."""
     @property
     def probes(self) -> int:
-        """Ports that were looked at for them."""
+        """Ports that were looked at for them, up to those that they got."""
     @property
     def log_lines(self) -> int:
         """Lines that a log needs, by which the client behind a port is found again: one when a
@@ -1596,6 +1596,9 @@ class Assignment:
 
     def throw(self, keys: Sequence[int] | _Buffer) -> list[int | None]:
         """The same for connections, which stay and add to the loads."""
+
+    def memory_bytes(self) -> int | None:
+        """Bytes of its tables; None of a strategy in Python."""
 
     def loads(self) -> list[int]:
         """Connections of each backend."""

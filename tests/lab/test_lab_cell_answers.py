@@ -65,15 +65,19 @@ def test_clients_in_step_have_the_load_of_their_time(kind: str, requests: int, m
 
 
 def test_a_fair_share_of_load_is_that_of_the_time_in_the_list() -> None:
-    """Ten clients stay connected. The second backend leaves at 2.5 s, with its load, and is owed
-    half of all load before, and none after: 2.5 s of 5 connections, over ten seconds.
+    """Ten clients stay connected. The second backend leaves at 2.5 s, and keeps its five: for 7.5
+    of ten seconds they linger there. It is owed half of all load before, and none after; the other
+    one, alone, is owed just what it has.
     """
     stream = traffic(arrivals={"kind": "paced", "rate": 10_000}, lifetime=1000, stop=0.001)
     gone = {"event": "scale", "at": 2.5, "service": "web", "backends": 1}
     result = lab.run(scenario(traffic=[stream], timeline=[gone]))
-    first, second = result.rows("backends")
-    assert second["load_fair"] == pytest.approx(1.25, abs=0.01)
-    assert (first["load"], second["load"]) == pytest.approx((5, 1.25), abs=0.01)
+    names = ("load", "load_lingering", "load_fair")
+    first, second = ([row[name] for name in names] for row in result.rows("backends"))
+    assert first == pytest.approx([5, 0, 5], abs=0.01)
+    assert second == pytest.approx([5, 3.75, 1.25], abs=0.01)
+    load = [row for row in result.rows("balance") if row["quantity"] == "load"]
+    assert [row["max_over_mean"] for row in load] == pytest.approx([1, 1], abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["lc", "wlc", "lcd"])
@@ -301,3 +305,29 @@ def test_memory_that_is_none_takes_none() -> None:
     )
     memory = {row["memory"]: row["memory_bytes"] for row in result.rows("totals")}
     assert memory["none"] == 0 < memory["jet"] < memory["conntrack"] / 100
+
+
+def test_balancers_take_the_memory_of_their_tables() -> None:
+    """Maglev's two bytes a slot, in tables that grow with 21 backends: 2,039 slots, and 16,381. A
+    list of 21 positions of four bytes each. JET asks those of the horizon too, at any time 21.
+    """
+    strategies = ["mh", {"name": "mh", "table_size": 65_537}, "modulo"]
+    values = scenario(
+        services=[service(20) | {"count": 3}],
+        traffic=[poisson(20)],
+        strategies=strategies,
+        memory=["conntrack", "jet"],
+        timeline=[{"event": "scale", "at": 5, "service": "web", "backends": 21}],
+    )
+    sizes = {
+        (row["strategy"], row["memory"]): row["balancer_bytes"]
+        for row in lab.run(values).rows("totals")
+    }
+    assert sizes == {
+        ("mh", "conntrack"): 3 * 2 * 16_381,
+        ("mh", "jet"): 3 * 2 * (16_381 + 16_381),
+        ("mh(table_size=65537)", "conntrack"): 3 * 2 * 65_537,
+        ("mh(table_size=65537)", "jet"): 3 * 2 * 2 * 65_537,
+        ("modulo", "conntrack"): 3 * 4 * 21,
+        ("modulo", "jet"): 3 * 4 * (21 + 21),
+    }

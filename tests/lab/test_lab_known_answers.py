@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.scenarios import poisson, scenario, service
-from kbe_nat import lab
+from kbe_nat import Backend, lab
 from kbe_nat.errors import ArgumentError
 from kbe_nat.lab.statistics import estimate, student_quantile
 from kbe_nat.model import Strategy
@@ -213,3 +213,21 @@ def test_differences_are_in_pairs_and_none_within_the_noise() -> None:
     cells = {(row[0], row[3], row[4]): row[5:] for row in page.rows}
     assert cells["rr", "connections", "run"][1].startswith("-0.0")
     assert cells["cascade", "connections", "run"] == ["none", "none", "none"]
+
+
+def test_tables_of_a_strategy_have_their_size() -> None:
+    maglev = lab.Assignment(lab.Strategy("mh", table_size=655_373), lab.backends(1000))
+    assert maglev.memory_bytes == 2 * 655_373
+    ring = lab.Assignment(lab.Strategy("ring", virtual_nodes=50), lab.backends(10))
+    assert ring.memory_bytes == 500 * 8 + 256 * 4, "points, and a cell for one or two of them"
+    ring.set_backends(lab.backends(0))
+    assert ring.memory_bytes == 4
+
+    class Own:
+        def __init__(self, backends: list[Backend], seed: int) -> None:
+            pass
+
+        def pick(self, hash: int, loads: list[int]) -> int | None:
+            return None
+
+    assert lab.Assignment(Own, lab.backends(3)).memory_bytes is None

@@ -1,6 +1,7 @@
 """Source ports in the lab: known answers of each way, by hand and within stated bounds."""
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -63,6 +64,20 @@ def test_an_observer_guesses_ports_in_turn_and_no_others() -> None:
     assert (rows["sequential"]["next_guessed"], rows["hashed"]["next_guessed"]) == (1, 0)
     # In turn, so the differences of the eight offsets come round.
     assert rows["hashed"]["difference_bits"] == pytest.approx(3, abs=0.01)
+
+
+def test_a_port_that_may_not_be_leased_is_a_choice_that_fails() -> None:
+    """Clients send from ports above 1,023, and one address has those below alone: each flow looks
+    at its own port first, and at those that are taken behind a random place. The last one of all
+    ports finds them all taken but one: half of the range in the mean, and the client's own.
+    """
+    rows = list(run(1023, {"allocation": "preserve", "ports": [1, 1023]}, repeats=8).rows("ports"))
+    for row in rows:
+        assert (row["allocations"], row["collisions"], row["exhausted"]) == (1023, 1023, 0)
+    # By Knuth's analysis of linear probing, sqrt(pi n / 8) looks in the mean to fill a table of n.
+    probes = [row["probes"] - 1 for row in rows]
+    assert statistics.fmean(probes) == pytest.approx((math.pi * 1023 / 8) ** 0.5, rel=0.2)
+    assert len(set(probes)) == 8, "each seed draws other ports"
 
 
 @pytest.mark.parametrize(("mapping", "remotes"), [("endpoint-independent", 1), ("", 4)])

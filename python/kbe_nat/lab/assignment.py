@@ -63,6 +63,11 @@ class Assignment:
         return self._native.throw(keys)
 
     @property
+    def memory_bytes(self) -> int | None:
+        """Bytes of the strategy's tables, as a node would have them; None of a class in Python."""
+        return self._native.memory_bytes()
+
+    @property
     def loads(self) -> list[int]:
         """Connections of each backend."""
         return self._native.loads()

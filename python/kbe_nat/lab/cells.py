@@ -40,7 +40,7 @@ from kbe_nat.lab.timeline import expand, strategy_values
 from kbe_nat.lab.traces import column_values, connections
 from kbe_nat.lab.validation import choice, source_nat_choice
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the simulation's results: grows when equal cells give other results than before."""
 
 

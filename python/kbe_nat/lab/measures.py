@@ -134,21 +134,23 @@ MEASURES: Final = (
     Measure(
         ("balance", "seconds"),
         "`max_over_mean`, `cv`, `jain`",
-        "of the ratios between what backends got and their fair shares while they were listed. "
-        "Shares follow weights for connections and bytes, capacities for load",
-        "that a backend was overloaded: look at `load` against its capacity",
+        "of the ratios between what backends got as members and their fair shares of it. A backend "
+        "is a member while it is listed and not drained. Shares follow weights for connections and "
+        "bytes, capacities for load, and hold for the time of its membership",
+        "that a backend was overloaded: look at `load` against its capacity; nor what lingers on "
+        "backends that are no members: look at `_lingering`",
     ),
     Measure(
         ("balance",),
         "`window` run, second",
-        "over the whole run, or the mean of all seconds",
+        "over the whole run, or the mean of all seconds, each over those that were members in it",
         "seconds with few connections are uneven by chance: compare strategies, not rates",
     ),
     Measure(
         ("backends",),
         "`connections_share`, `_fair`",
         "of all connections of the Service, those of this backend; and those that it should have "
-        "had by its weight while it was listed",
+        "had by its weight while it was a member",
         "a share apart from the fair one is no fault of a strategy while its interval contains it",
     ),
     Measure(
@@ -177,16 +179,16 @@ MEASURES: Final = (
         ("backends", "seconds"),
         "`load`",
         "connections alive, in the mean over the second or the run: an integral, no sample",
-        "flows in the node's table: those in TIME_WAIT are over. That of a backend, and so of "
-        "`balance`, ends when it leaves the list or is drained; that of a second has all "
-        "connections, also those which conntrack lets linger there",
+        "flows in the node's table: those in TIME_WAIT are over",
     ),
     Measure(
-        ("balance", "backends"),
-        "`bytes`",
-        "of connections whose backend a strategy chose, whenever they come",
-        "the evenness of choices after a backend was drained or left: with conntrack it still gets "
-        "the bytes of its connections, while its fair share has ended",
+        ("backends",),
+        "`connections`, `bytes`, `load`, `_lingering`, `_fair`",
+        "all that a backend got, for as long as it got any, so that backends add up to seconds; "
+        "what of this it got while it was no member, as conntrack lets connections stay and "
+        "affinity clients; and its fair share of what members got, which adds up to all that does "
+        "not linger",
+        "that what lingers is unfair: nobody chose it then",
     ),
     Measure(
         ("outcomes",),
@@ -201,14 +203,15 @@ MEASURES: Final = (
     ),
     Measure(
         ("totals", "tables"),
-        "`flows_peak`, `memory_bytes`",
+        "`flows_peak`, `memory_bytes`, `balancer_bytes`",
         "most flows, and bytes of tables, at the end of a second or at an event. Flows in "
         "TIME_WAIT count; to `lc`, `wlc`, `p2c` and `lcd` each is 1/256 of a connection, as in "
         "IPVS, and nothing to `bounded` and `peak-ewma`. With conntrack "
         "bytes are measured: records that ever held a flow (112 bytes; 176 of IPv6) and the index, "
         "which is whole for `max_flows` from the first flow on. With jet they are computed: the "
         "buckets of the smallest hash map with room for all entries, which does not depend on "
-        "where hashes fall",
+        "where hashes fall. Balancers are beside these: the tables of all Services' strategies on "
+        "one node, with jet those of the horizon too, most at an event; none of a class in Python",
         "the resident memory of a process, or what is reserved for flows that never came",
     ),
     Measure(
@@ -220,10 +223,11 @@ MEASURES: Final = (
     Measure(
         ("ports",),
         "`collisions`, `probes`",
-        "flows whose first choice of a source port was not free; ports looked at for each flow",
-        "packets lost: a collision costs a further look. With `preserve` neither a client's port "
-        "outside of `ports` counts, nor the taken ones that the search behind a random place "
-        "passes over: compare it with other ways by `exhausted` and time",
+        "flows whose first choice of a source port was not free, which of `preserve` is the "
+        "client's own, or not in `ports`; ports looked at for each flow, the one that it got "
+        "included, and each that a search passes over",
+        "packets lost, nor time: a collision costs a further look, and a bitmap passes over 64 "
+        "ports at once",
     ),
     Measure(
         ("ports",),

@@ -216,6 +216,12 @@ PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("connections_share", "connections_share_fair"),
     ),
     (
+        "Load of backends",
+        "backends",
+        ("service", "backend"),
+        ("load", "load_lingering", "load_fair"),
+    ),
+    (
         "Connections",
         "outcomes",
         ("service",),
@@ -231,7 +237,7 @@ PAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         "Tables",
         "totals",
         (),
-        ("flows_peak", "memory_bytes", "evicted", "flood", "flood_admitted"),
+        ("flows_peak", "memory_bytes", "balancer_bytes", "evicted", "flood", "flood_admitted"),
     ),
     (
         "Source ports",

@@ -59,11 +59,12 @@ def _balance(prefix: str, subject: str) -> tuple[Column, ...]:
     )
 
 
-def _got(quantity: str, unit: str, meaning: str) -> tuple[Column, Column]:
-    fair = "its fair share of them while it was listed"
+def _got(quantity: str, unit: str, meaning: str) -> tuple[Column, ...]:
+    lingering = "of these, while it was drained or not listed"
     return (
         Column(quantity, "number", unit, meaning),
-        Column(f"{quantity}_fair", "number", unit, fair),
+        Column(f"{quantity}_lingering", "number", unit, lingering),
+        Column(f"{quantity}_fair", "number", unit, "its fair share of the others"),
     )
 
 
@@ -83,7 +84,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         _SERVICE,
         Column("quantity", "text", "", "connections and bytes by weight, load by capacity"),
         Column("window", "text", "", "run: over the whole run; second: mean of all seconds"),
-        *_balance("", "what backends got against their fair shares"),
+        *_balance("", "what members got against their fair shares"),
     ),
     "outcomes": (
         _SERVICE,
@@ -122,6 +123,7 @@ TABLES: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("packets", "integer", "packets", "that the simulation sent"),
         Column("flows_peak", "integer", "flows", "most at once in the tables of all nodes"),
         Column("memory_bytes", "integer", "bytes", "most that the tables of all nodes have used"),
+        Column("balancer_bytes", "integer", "bytes", "most that one node's balancers have had"),
         Column("expired", "integer", "flows", "that have timed out"),
         Column("evicted", "integer", "flows", "that made room for others"),
         Column("flood", "integer", "packets", "of floods"),

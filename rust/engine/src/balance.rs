@@ -141,6 +141,12 @@ pub trait Balancer: Send + Sync + std::fmt::Debug {
         let _ = (request, index);
         None
     }
+
+    /// Bytes of its tables; `None` where they cannot be known, as those of a program in Python. What
+    /// it remembers between choices is the caller's [`State`], and no part of them.
+    fn memory_bytes(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A backend that may be chosen: its weight is not 0.

@@ -61,7 +61,8 @@ impl Engine {
                     &config.allocation,
                     config.mapping,
                     key,
-                    Rng::new(mix64(config.seed ^ config.secret)),
+                    // Not of both together: whoever gives one number for both would undo them.
+                    Rng::new(mix64(config.seed) ^ config.secret),
                 ),
                 counters: Counters::default(),
                 released: Vec::new(),

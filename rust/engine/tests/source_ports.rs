@@ -257,3 +257,19 @@ fn f31_every_way_runs_out_of_ports_and_says_so() {
         assert_eq!(scene.engine.port_use().allocations, u64::from(expected));
     }
 }
+
+/// Ports follow from seed and secret: also where one number is given for both, as in a simulation
+/// that is repeated under many seeds.
+#[test]
+fn other_seeds_and_secrets_draw_other_ports() {
+    let mut seen = HashSet::new();
+    for (seed, secret) in [(0, 0), (1, 1), (2, 2), (1, 2), (2, 1), (1, 0), (0, 1)] {
+        let config = Config { allocation: Allocation::Random, seed, secret, ..Config::default() };
+        let mut scene = Scene::masqueraded(config, services());
+        let ports: Vec<u16> = (0..8)
+            .map(|n| packet(Protocol::UDP, client(n % CLIENTS, 5000 + n as u16), frontend(0)))
+            .map(|bytes| ends(&scene.send(bytes).1).0.port())
+            .collect();
+        assert!(seen.insert(ports), "{seed} and {secret} are as others");
+    }
+}

@@ -64,6 +64,12 @@ impl Assignment {
         Some(index)
     }
 
+    /// Bytes of the strategy's tables; `None` of one in Python.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<usize> {
+        self.balancer.memory_bytes()
+    }
+
     /// Connections of each backend.
     #[must_use]
     pub fn loads(&self) -> &[u32] {

@@ -1,10 +1,15 @@
 //! Balance as it is measured: counts of backends against their fair shares, in constant memory.
 //!
-//! A [`Ledger`] books one quantity (connections, bytes, or load) by backend. The fair share of a
-//! backend is in proportion to its share number (weight or capacity) among those listed at that
+//! A [`Ledger`] books one quantity (connections, bytes, or load) by backend. All that a backend gets
+//! is booked, for as long as it gets any. A backend is a member while it has a share number (weight
+//! or capacity): what it gets as one is compared with its fair share, and what lingers on it when
+//! it is none stands beside, in no comparison. So fair shares add up to what members got.
+//!
+//! The fair share of a member is in proportion to its share number among the members of that
 //! moment. Backends come and go, so shares are accrued: `accrued` grows by `amount / sum of shares`
-//! with each booking, and what a backend should have got while it was listed is its share number
-//! times the growth since. A booking costs O(1), a change O(1) for each backend that changes.
+//! with each booking of a member, and what a backend should have got is its share number times the
+//! growth since it has that number. A booking costs O(1), a change O(1) for each backend that
+//! changes, the end of a second O(1) for each backend.
 //!
 //! Three indices of the ratios x between what backends got and should have got: the largest over
 //! the mean, the coefficient of variation (of the population), and Jain's index (1: even; 1 / n:
@@ -69,22 +74,57 @@ impl Mean {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// 0 while it is not listed.
+    /// 0 while it is no member.
     share: f64,
-    total: f64,
-    second: f64,
-    /// Its fair share until `mark`.
-    expected: f64,
+    /// Until the last second ended: all that it got, that which lingered on it of this, and its
+    /// fair share of the rest.
+    sum: Amounts,
+    /// Since then; its fair share until `mark`.
+    second: Amounts,
     mark: f64,
+}
+
+/// What a backend got.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Amounts {
+    /// In all.
+    pub(crate) total: f64,
+    /// Of this, while it was no member.
+    pub(crate) lingering: f64,
+    /// What it should have got while it was one.
+    pub(crate) fair: f64,
+}
+
+impl Amounts {
+    /// What it got as a member, against what it should have got; `None` if that is nothing.
+    fn ratio(self) -> Option<f64> {
+        (self.fair > 0.0).then(|| (self.total - self.lingering) / self.fair)
+    }
+}
+
+impl std::ops::AddAssign for Amounts {
+    fn add_assign(&mut self, other: Self) {
+        self.total += other.total;
+        self.lingering += other.lingering;
+        self.fair += other.fair;
+    }
+}
+
+impl Account {
+    /// Brings the fair share up to date.
+    fn accrue(&mut self, accrued: f64) {
+        self.second.fair += self.share * (accrued - self.mark);
+        self.mark = accrued;
+    }
 }
 
 /// One quantity by backend.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     accounts: Vec<Account>,
-    /// Backends with a share.
-    listed: usize,
+    members: usize,
     shares: f64,
+    /// In this second.
     accrued: f64,
     by_second: Mean,
 }
@@ -94,15 +134,14 @@ impl Ledger {
         Self { accounts: vec![Account::default(); backends], ..Self::default() }
     }
 
-    /// Gives a backend another share number from now on; 0 takes it off the list.
+    /// Gives a backend another share number from now on; with 0 it is no member.
     pub(crate) fn set_share(&mut self, backend: usize, share: f64) {
         let account = &mut self.accounts[backend];
-        account.expected += account.share * (self.accrued - account.mark);
-        account.mark = self.accrued;
-        self.listed = self.listed + usize::from(share > 0.0) - usize::from(account.share > 0.0);
+        account.accrue(self.accrued);
+        self.members = self.members + usize::from(share > 0.0) - usize::from(account.share > 0.0);
         self.shares += share - account.share;
         account.share = share;
-        if self.listed == 0 {
+        if self.members == 0 {
             // Differences of fractions may have left some.
             self.shares = 0.0;
         }
@@ -111,23 +150,25 @@ impl Ledger {
     /// The backend got so much.
     pub(crate) fn book(&mut self, backend: usize, amount: f64) {
         let account = &mut self.accounts[backend];
-        account.total += amount;
-        account.second += amount;
-        if self.shares > 0.0 {
+        account.second.total += amount;
+        if account.share > 0.0 {
             self.accrued += amount / self.shares;
+        } else {
+            account.second.lingering += amount;
         }
     }
 
-    /// Ends a second, and returns its indices over the backends that are listed.
+    /// Ends a second, and returns its indices over the backends that were members in it, each for
+    /// its time.
     pub(crate) fn end_second(&mut self) -> Option<Indices> {
-        let listed = self.accounts.iter().filter(|account| account.share > 0.0);
-        let total: f64 = listed.clone().map(|account| account.second).sum();
-        let fair = if self.shares > 0.0 { total / self.shares } else { 0.0 };
-        let indices = (fair > 0.0)
-            .then(|| Indices::of(listed.map(|a| a.second / (a.share * fair))))
-            .flatten();
         for account in &mut self.accounts {
-            account.second = 0.0;
+            account.accrue(self.accrued);
+            account.mark = 0.0;
+        }
+        self.accrued = 0.0;
+        let indices = Indices::of(self.accounts.iter().filter_map(|a| a.second.ratio()));
+        for account in &mut self.accounts {
+            account.sum += std::mem::take(&mut account.second);
         }
         if let Some(indices) = indices {
             self.by_second.add(indices);
@@ -137,8 +178,7 @@ impl Ledger {
 
     /// The indices over the whole run, of the backends that should have got anything.
     pub(crate) fn overall(&self) -> Option<Indices> {
-        let rows = (0..self.accounts.len()).map(|backend| self.account(backend));
-        Indices::of(rows.filter(|&(_, expected)| expected > 0.0).map(|(got, fair)| got / fair))
+        Indices::of((0..self.accounts.len()).filter_map(|backend| self.amounts(backend).ratio()))
     }
 
     /// The mean of the indices of all seconds.
@@ -151,11 +191,12 @@ impl Ledger {
         self.accounts.len()
     }
 
-    /// The amount that a backend got, and its fair share.
-    pub(crate) fn account(&self, backend: usize) -> (f64, f64) {
-        let account = &self.accounts[backend];
-        let expected = account.expected + account.share * (self.accrued - account.mark);
-        (account.total, expected)
+    /// What a backend got in the whole run.
+    pub(crate) fn amounts(&self, backend: usize) -> Amounts {
+        let mut account = self.accounts[backend];
+        account.accrue(self.accrued);
+        account.sum += account.second;
+        account.sum
     }
 }
 
@@ -205,7 +246,39 @@ mod tests {
         ledger.set_share(1, 1.0);
         ledger.book(0, 50.0);
         ledger.book(1, 50.0);
-        assert_eq!(ledger.account(0), (150.0, 150.0));
-        assert_eq!(ledger.account(1), (50.0, 50.0));
+        assert_eq!(ledger.amounts(0), Amounts { total: 150.0, lingering: 0.0, fair: 150.0 });
+        assert_eq!(ledger.amounts(1), Amounts { total: 50.0, lingering: 0.0, fair: 50.0 });
+    }
+
+    /// What comes to a backend that left is its own, and nobody's share.
+    #[test]
+    fn what_lingers_is_booked_and_not_compared() {
+        let mut ledger = ledger(&[1.0, 1.0]);
+        ledger.book(0, 10.0);
+        ledger.book(1, 10.0);
+        assert_eq!(ledger.end_second().map(|second| second.jain), Some(1.0));
+        ledger.set_share(1, 0.0);
+        ledger.book(0, 20.0);
+        ledger.book(1, 1000.0);
+        assert_eq!(ledger.amounts(1), Amounts { total: 1010.0, lingering: 1000.0, fair: 10.0 });
+        assert_eq!(ledger.amounts(0), Amounts { total: 30.0, lingering: 0.0, fair: 30.0 });
+        assert_eq!(ledger.end_second().map(|second| second.max_over_mean), Some(1.0));
+        assert_eq!(ledger.overall().map(|run| run.max_over_mean), Some(1.0));
+    }
+
+    /// A backend that comes at the end of a second was owed nothing of it, one that leaves then
+    /// was, and one that was there for a half of it was owed for this half.
+    #[test]
+    fn a_second_is_that_of_its_members_each_for_its_time() {
+        let mut ledger = ledger(&[1.0, 1.0, 0.0]);
+        ledger.book(0, 4.0);
+        ledger.book(1, 4.0);
+        ledger.set_share(1, 0.0);
+        ledger.set_share(2, 3.0);
+        ledger.book(0, 1.0);
+        ledger.book(2, 3.0);
+        ledger.set_share(1, 1.0);
+        let second = ledger.end_second().expect("booked");
+        assert_eq!((second.max_over_mean, second.jain), (1.0, 1.0));
     }
 }

@@ -54,6 +54,8 @@ pub struct Cell {
     pub(crate) nodes: Vec<bool>,
     pub(crate) progress: Progress,
     pub(crate) peak: TableUse,
+    /// Most bytes of balancers; `None` once some were not known.
+    pub(crate) balancer_peak: Option<u64>,
     pub(crate) sources: Vec<Source>,
     pub(crate) ports: Ports,
     pub(crate) queue: BinaryHeap<Reverse<(u64, u64, Step)>>,
@@ -341,6 +343,7 @@ impl Cell {
                 packets: self.packets,
                 flows_peak: peak.flows,
                 memory_bytes: peak.bytes,
+                balancer_bytes: self.balancer_peak,
                 expired: tables.expired,
                 evicted: tables.evicted,
                 flood: self.flood.0,

@@ -6,6 +6,7 @@ mod engines;
 use std::sync::Arc;
 
 use kbe_nat_engine::ServicePort;
+use kbe_nat_engine::service::Scope;
 use rustix::time::{ClockId, clock_gettime};
 
 pub(crate) use choosers::Choosers;
@@ -34,6 +35,15 @@ pub(crate) struct ServiceState {
     pub(crate) backends: Arc<[u32]>,
     /// The same with the backends of the horizon, where JET needs it.
     pub(crate) horizon: Option<(Arc<ServicePort>, Arc<[u32]>)>,
+}
+
+impl ServiceState {
+    /// Bytes of its balancers' tables, if they are known.
+    pub(crate) fn balancer_bytes(&self) -> Option<u64> {
+        let ports = [Some(&self.port), self.horizon.as_ref().map(|(port, _)| port)];
+        let balancers = ports.into_iter().flatten().map(|port| port.set(Scope::Cluster).balancer());
+        balancers.map(|balancer| Some(balancer.memory_bytes()? as u64)).sum()
+    }
 }
 
 /// How full tables are, summed over the nodes.

@@ -198,15 +198,12 @@ impl Measures {
         self.booked_until = at;
         for service in &services.services {
             let group = &mut self.groups[service.group as usize];
-            for (place, backend) in service.backends.iter().enumerate() {
+            for place in 0..service.backends.len() {
                 let number = service.first as usize + place;
                 let moment = std::mem::take(&mut self.moments[number]);
                 let amount = (i64::from(self.loads[number]) * time - moment) as f64 / SECOND;
                 group.second_load += amount;
-                // Connections that linger on a backend that left are nobody's fair share.
-                if shares(backend).1 > 0.0 {
-                    group.load.book(service.offset + place, amount);
-                }
+                group.load.book(service.offset + place, amount);
             }
         }
     }
@@ -242,16 +239,19 @@ impl Measures {
         for (group, service) in self.groups.iter().zip(0..) {
             for backend in 0..group.connections.len() {
                 let [connections, bytes, load] =
-                    [&group.connections, &group.bytes, &group.load].map(|l| l.account(backend));
+                    [&group.connections, &group.bytes, &group.load].map(|l| l.amounts(backend));
                 backends.push(BackendRow {
                     service,
                     backend: backend as u32,
-                    connections: connections.0,
-                    connections_fair: connections.1,
-                    bytes: bytes.0,
-                    bytes_fair: bytes.1,
-                    load: load.0 / seconds,
-                    load_fair: load.1 / seconds,
+                    connections: connections.total,
+                    connections_lingering: connections.lingering,
+                    connections_fair: connections.fair,
+                    bytes: bytes.total,
+                    bytes_lingering: bytes.lingering,
+                    bytes_fair: bytes.fair,
+                    load: load.total / seconds,
+                    load_lingering: load.lingering / seconds,
+                    load_fair: load.fair / seconds,
                 });
             }
         }

@@ -102,15 +102,21 @@ pub struct BackendRow {
     pub backend: u32,
     /// Connections that it got.
     pub connections: f64,
-    /// Its fair share of them, by weight, while it was listed.
+    /// Of these, those that came while it was drained or not listed.
+    pub connections_lingering: f64,
+    /// Its fair share of the others, by weight.
     pub connections_fair: f64,
     /// Bytes that it answered.
     pub bytes: f64,
-    /// Its fair share of them.
+    /// Of these, those while it was drained or not listed.
+    pub bytes_lingering: f64,
+    /// Its fair share of the others, by weight.
     pub bytes_fair: f64,
     /// Connections alive, in the mean over the run.
     pub load: f64,
-    /// Its fair share of them, by capacity.
+    /// The part of this while it was drained or not listed.
+    pub load_lingering: f64,
+    /// Its fair share of the rest, by capacity.
     pub load_fair: f64,
 }
 
@@ -152,6 +158,8 @@ pub struct Totals {
     pub flows_peak: u64,
     /// Most bytes of tables, then.
     pub memory_bytes: u64,
+    /// Most bytes of the tables of one node's balancers; `None` where some are in Python.
+    pub balancer_bytes: Option<u64>,
     /// Flows that have timed out.
     pub expired: u64,
     /// Flows that made room for others.

@@ -56,6 +56,7 @@ impl Cell {
             connections: Connections::default(),
             progress: Progress::default(),
             peak: TableUse::default(),
+            balancer_peak: Some(0),
             queue: BinaryHeap::new(),
             steps: 0,
             now: 0,
@@ -98,6 +99,9 @@ impl Cell {
         let next = (at + nanoseconds(1.0)).min(nanoseconds(self.spec.duration));
         if next > at {
             self.push(next, Step::Second);
+        } else {
+            // The run ends with its last second: what is due at this very moment is behind both.
+            self.queue.clear();
         }
     }
 

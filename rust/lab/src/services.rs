@@ -55,6 +55,8 @@ pub(crate) struct Services {
     memory: Memory,
     /// Processor time of building balancers, in nanoseconds.
     pub(crate) build_time: u64,
+    /// Bytes of the tables of all balancers; `None` once one was not known.
+    pub(crate) balancer_bytes: Option<u64>,
 }
 
 /// The effect of a change on a Service's mapping of flows to backends.
@@ -74,6 +76,7 @@ impl Services {
             owners: Vec::new(),
             memory: spec.memory,
             build_time: 0,
+            balancer_bytes: Some(0),
         };
         for (group, service) in spec.services.iter().enumerate() {
             world.groups.push((world.services.len() as u32, service.count));
@@ -178,6 +181,9 @@ impl Services {
         let state = ServiceState { number, port, backends: service.numbers(&listed), horizon };
         let is_mapping = service.builder.is_mapping();
         let before = service.state.replace((state.clone(), is_mapping));
+        let former = before.as_ref().map_or(Some(0), |(state, _)| state.balancer_bytes());
+        let bytes = self.balancer_bytes.zip(state.balancer_bytes()).map(|(all, new)| all + new);
+        self.balancer_bytes = bytes.zip(former).map(|(bytes, former)| bytes - former);
         let remapping = before
             .filter(|&(_, was_mapping)| is_mapping && was_mapping)
             .map(|(before, _)| remapping(&before, &state, probes(among)));

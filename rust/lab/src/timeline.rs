@@ -122,6 +122,8 @@ impl Cell {
                 sum.minimum += remapping.minimum / numbers.len() as f64;
             }
         }
+        let peak = self.balancer_peak.zip(self.services.balancer_bytes);
+        self.balancer_peak = peak.map(|(peak, bytes)| peak.max(bytes));
         let start = thread_time();
         self.dataplane.update(&states).map_err(LabError::Cell)?;
         self.progress.changes.push(ChangeRow {

@@ -263,6 +263,11 @@ impl Assignment {
         self.pick_all(py, keys, true)
     }
 
+    /// Bytes of its tables; None of a strategy in Python.
+    fn memory_bytes(&self, py: Python<'_>) -> Option<usize> {
+        py.detach(|| self.lock().memory_bytes())
+    }
+
     /// Connections of each backend.
     fn loads(&self, py: Python<'_>) -> Vec<u32> {
         py.detach(|| self.lock().loads().to_vec())

@@ -200,9 +200,9 @@ const BLOCKS_PER_CLIENT: u16 = 4;
 pub(crate) struct PortUse {
     /// Flows that got a port.
     allocations: u64,
-    /// Of these, flows whose first choice of a port was not free.
+    /// Of these, flows whose first choice of a port was not free, or none that may be leased.
     collisions: u64,
-    /// Ports that were looked at for them.
+    /// Ports that were looked at for them, up to those that they got.
     probes: u64,
     /// Lines that a log needs, by which the client behind a port is found again: one when a mapping
     /// or a block begins, and one when it ends (RFC 6888, REQ-12).

@@ -91,6 +91,11 @@ impl Balancer for Bounded {
         let (load, bound) = (request.loads.active(index), self.bound(index, sum));
         Some(format!("{place}, with {load} connections of at most {bound}"))
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        let own = size_of_val(&self.candidates[..]) + size_of_val(&self.weights[..]);
+        Some(own + self.ring.memory_bytes()?)
+    }
 }
 
 const MILLION: u64 = 1_000_000;

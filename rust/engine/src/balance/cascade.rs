@@ -47,6 +47,10 @@ impl Balancer for Cascade {
             conditional.take_while(|&&threshold| (state.rng.next_u64() >> 33) as u32 >= threshold);
         self.targets.get(matching.count()).copied()
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.thresholds[..]) + size_of_val(&self.targets[..]))
+    }
 }
 
 /// The number that the kernel holds for probability `weight / rest`: kube-proxy writes it with

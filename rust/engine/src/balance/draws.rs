@@ -41,6 +41,12 @@ impl Draws {
         Self { candidates, ends, cells, shift }
     }
 
+    /// Bytes of all of them.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let Self { candidates, ends, cells, shift: _ } = self;
+        size_of_val(&candidates[..]) + size_of_val(&ends[..]) + size_of_val(&cells[..])
+    }
+
     /// What a candidate weighs in the mean, rounded down; at least 1.
     pub(super) fn mean_weight(&self) -> u64 {
         let total = self.ends.last().copied().unwrap_or(0);

@@ -77,6 +77,10 @@ impl Balancer for LeastConn {
         state.cursor = turn as u64 + 1;
         Some(self.candidates[turn].index)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.candidates[..]))
+    }
 }
 
 #[cfg(test)]

@@ -112,6 +112,13 @@ impl Balancer for Maglev {
     fn pick(&self, request: &Request<'_>, _: &mut State) -> Option<usize> {
         self.owner(scale(request.flow, self.size() as u64) as usize)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(match &self.slots {
+            Slots::Narrow(slots) => size_of_val(&slots[..]),
+            Slots::Wide(slots) => size_of_val(&slots[..]),
+        })
+    }
 }
 
 /// The first size of the ladder with 100 slots for each backend, as the paper advises.

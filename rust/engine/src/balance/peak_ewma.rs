@@ -84,6 +84,10 @@ impl Balancer for PeakEwma {
             }
         })
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(self.draws.memory_bytes())
+    }
 }
 
 #[cfg(test)]

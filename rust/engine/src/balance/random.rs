@@ -59,6 +59,10 @@ impl Balancer for Random {
         let column = self.columns.get(index)?;
         Some(if low < column.keep { index } else { column.alias as usize })
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.columns[..]))
+    }
 }
 
 #[cfg(test)]

@@ -90,6 +90,10 @@ impl Balancer for Rendezvous {
     fn pick(&self, request: &Request<'_>, _: &mut State) -> Option<usize> {
         self.winner(request.flow)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.contenders[..]))
+    }
 }
 
 /// Part of the agreement between nodes, as the hash functions are. Not the seed of the Maglev

@@ -113,6 +113,10 @@ impl Balancer for Ring {
     fn reason(&self, _: &Request<'_>, _: usize) -> Option<String> {
         Some("a point of its own follows the connection's on the ring".to_owned())
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.points[..]) + size_of_val(&self.cells[..]))
+    }
 }
 
 /// Weight in the mean up to which each unit has all of its points.

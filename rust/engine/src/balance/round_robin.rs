@@ -41,6 +41,10 @@ impl Balancer for RoundRobin {
         state.cursor = state.cursor.wrapping_add(1);
         self.turns.get(turn as usize).copied()
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.turns[..]))
+    }
 }
 
 #[cfg(test)]

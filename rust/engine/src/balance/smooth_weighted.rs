@@ -66,6 +66,10 @@ impl Balancer for SmoothWeighted {
         state.current[index] -= self.total;
         Some(index)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.weights[..]))
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,10 @@ impl Balancer for SourceHash {
     fn pick(&self, request: &Request<'_>, _: &mut State) -> Option<usize> {
         self.0.winner(request.source)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        self.0.memory_bytes()
+    }
 }
 
 #[cfg(test)]

@@ -190,6 +190,41 @@ mod tests {
         assert!(refusal.starts_with("unknown strategy \"Random\"; known are random, cascade, "));
     }
 
+    /// A hundred backends of weight 1. `bounded` has a ring beside its lists; of `random`, `lc` and
+    /// the like the tables are lists of backends.
+    #[test]
+    fn memory_is_that_of_the_tables() {
+        let list = backends(&[1; 100]);
+        let ring = 100 * 100 * 8 + 8192 * 4;
+        let draws = 100 * 16 + 100 * 8 + 100 * 4;
+        for (name, bytes) in [
+            ("random", 100 * 8),
+            ("cascade", 99 * 4 + 100 * 8),
+            ("rr", 100 * 8),
+            ("wrr", 100 * 8),
+            ("lc", 100 * 16),
+            ("wlc", 100 * 16),
+            ("p2c", draws),
+            ("mh", 16_381 * 2),
+            ("rendezvous", 100 * 24),
+            ("sh", 100 * 24),
+            ("ring", ring),
+            ("bounded", ring + 100 * 16 + 100 * 4),
+            ("peak-ewma", draws),
+        ] {
+            let strategy: Strategy = name.parse().unwrap();
+            assert_eq!(strategy.build(&list).unwrap().memory_bytes(), Some(bytes), "{name}");
+        }
+        let sized = Strategy::Maglev { size: Some(655_373) };
+        assert_eq!(sized.build(&list).unwrap().memory_bytes(), Some(2 * 655_373));
+        let many: Vec<Backend> = backends(&vec![1; 65_536]);
+        assert_eq!(sized.build(&many).unwrap().memory_bytes(), Some(4 * 655_373));
+        for strategy in Strategy::ALL {
+            let empty = strategy.build(&[]).unwrap().memory_bytes();
+            assert!(empty.is_some_and(|bytes| bytes <= 8), "{}: {empty:?}", strategy.name());
+        }
+    }
+
     #[test]
     fn consistent_strategies_choose_by_the_request_alone() {
         let list = backends(&[1, 2, 3]);

@@ -28,6 +28,10 @@ impl Balancer for TwoChoices {
         let is_second = second.is_lighter(there, first, here);
         Some(if is_second { second.index } else { first.index })
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(self.0.memory_bytes())
+    }
 }
 
 #[cfg(test)]

@@ -54,9 +54,9 @@ use crate::rng::Rng;
 pub struct PortUse {
     /// Flows that got a port.
     pub allocations: u64,
-    /// Of these, flows whose first choice of a port was not free.
+    /// Of these, flows whose first choice of a port was not free, or none that may be leased.
     pub collisions: u64,
-    /// Ports that were looked at for them.
+    /// Ports that were looked at for them, up to those that they got.
     pub probes: u64,
     /// Lines that a log of the translation needs, by which a client is found again (RFC 6888,
     /// REQ-12): one when a mapping or a block begins, and one when it ends.

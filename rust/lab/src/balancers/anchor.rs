@@ -71,6 +71,11 @@ impl Buckets {
         self.heir[b] = last;
     }
 
+    fn memory_bytes(&self) -> usize {
+        let Self { after, heir, order, place, free, working: _ } = self;
+        [after, heir, order, place, free].map(|list| size_of_val(&list[..])).iter().sum()
+    }
+
     fn find(&self, key: u64) -> Option<u32> {
         if self.working == 0 {
             return None;
@@ -102,6 +107,10 @@ impl Balancer for Anchor {
     fn pick(&self, request: &Request<'_>, _: &mut State) -> Option<usize> {
         let bucket = self.buckets.find(request.flow)?;
         self.backends.get(bucket as usize).map(|&index| index as usize)
+    }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(self.buckets.memory_bytes() + size_of_val(&self.backends[..]))
     }
 }
 

@@ -26,6 +26,10 @@ impl Balancer for Jump {
         let bucket = bucket(request.flow, self.0.len() as u64)?;
         self.0.get(bucket as usize).map(|&index| index as usize)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.0[..]))
+    }
 }
 
 /// Where the paper's function puts a key among `count` buckets.

@@ -35,6 +35,10 @@ impl Balancer for LeastOf {
         }
         best.map(|(index, ..)| index)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.backends[..]))
+    }
 }
 
 pub(super) const DRAWS: u32 = 2;

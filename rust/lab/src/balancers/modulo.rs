@@ -25,4 +25,8 @@ impl Balancer for Modulo {
         let place = request.flow.checked_rem(self.0.len() as u64)?;
         self.0.get(place as usize).map(|&index| index as usize)
     }
+
+    fn memory_bytes(&self) -> Option<usize> {
+        Some(size_of_val(&self.0[..]))
+    }
 }

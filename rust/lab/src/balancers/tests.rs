@@ -154,3 +154,16 @@ fn wrong_parameters_are_errors() {
         assert!(refusal.starts_with(expected), "{refusal}");
     }
 }
+
+/// Eight backends: a list of units; an entry of 16 bytes each; five arrays of 4,096 buckets and the
+/// backend of each, the fifth holds those that do not work.
+#[test]
+fn memory_is_that_of_the_tables() {
+    let list = without(8, &[]);
+    for (name, bytes) in
+        [("modulo", 8 * 4), ("jump", 8 * 4), ("lcd", 8 * 16), ("anchor", (6 * 4096 - 8) * 4)]
+    {
+        let balancer = build(&spec(name)).build(&list).expect("they fit");
+        assert_eq!(balancer.memory_bytes(), Some(bytes), "{name}");
+    }
+}

@@ -63,9 +63,7 @@ impl Layout {
         cursor: &mut Cursor,
     ) -> Option<u16> {
         let first = block * self.size;
-        let port = |position| self.range.port(first + position);
-        let start = port(cursor.rng.below(self.size));
-        candidates.first_from(start, (port(0), port(self.size - 1)))
+        candidates.first_from(first + cursor.rng.below(self.size), first..first + self.size)
     }
 }
 

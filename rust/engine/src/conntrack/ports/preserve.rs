@@ -18,13 +18,12 @@ impl Preserve {
         if candidates.has(port) {
             return Some(port);
         }
-        let range = candidates.range;
-        let count = range.count() as u32;
+        let count = candidates.range.count() as u32;
         if count == 0 {
             return None;
         }
         // Of the range alone: a draw beyond it would fall on its ends, one port for many draws.
-        candidates.first_from(range.port(cursor.rng.below(count)), range.ports)
+        candidates.first_from(cursor.rng.below(count), 0..count)
     }
 }
 

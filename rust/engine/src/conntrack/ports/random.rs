@@ -20,14 +20,14 @@ impl PortAllocator for Random {
         if count == 0 {
             return None;
         }
-        let mut last = range.ports.0;
+        let mut last = 0;
         for _ in 0..DRAWS {
-            last = range.port(cursor.rng.below(count));
-            if candidates.has(last) {
-                return Some(last);
+            last = cursor.rng.below(count);
+            if candidates.has(range.port(last)) {
+                return Some(range.port(last));
             }
         }
-        candidates.first_from(last, range.ports)
+        candidates.first_from(last, 0..count)
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn next_behind<F: Fn(u16) -> bool>(
     let count = range.count() as u32;
     // A range of reserved ports alone has no position.
     let start = (offset + cursor.next).checked_rem(count)?;
-    let port = candidates.first_from(range.port(start), range.ports)?;
+    let port = candidates.first_from(start, 0..count)?;
     // Ports that were passed over are not looked at again until the turn comes round.
     let passed = (range.position(port) + count - start) % count;
     cursor.next = (cursor.next + passed + 1) % count;

@@ -182,6 +182,75 @@ fn random_ports_collide_by_the_birthday_paradox() {
     );
 }
 
+/// A client's port that may not be leased is a first choice that fails, and a look.
+#[test]
+fn a_port_outside_of_the_range_that_is_not_kept_collides() {
+    for (port, collisions, probes) in [(40_000, 0, 1), (80, 1, 2), (31_000, 1, 2)] {
+        let mut scene = preserving((20_000, 59_999));
+        scene.open(&claim(0, port, 3)).expect("ports are free");
+        let statistics = scene.0.statistics();
+        assert_eq!((statistics.collisions, statistics.probes), (collisions, probes), "{port}");
+    }
+}
+
+/// By a walk over the positions one by one, for as long as the way would take any port: the same
+/// port, and the looks of the walk, in lists and in bitmaps of leases, around node ports, in ranges
+/// that begin or end in the middle of a word, with flows that hold no lease.
+#[test]
+fn every_port_that_is_passed_over_is_a_look() {
+    for (ports, leased) in [
+        ((29_900, 32_900), 30),
+        ((29_900, 32_900), 200),
+        ((40_001, 41_037), 1000),
+        ((31_000, 33_767), 990),
+        ((30_900, 33_800), 1033),
+    ] {
+        let range = PortRange { ports, ..PortRange::default() };
+        let count = range.count() as u32;
+        for allocation in [Allocation::Preserve, Allocation::Sequential] {
+            let mut scene = Scene::new(ports, &allocation, Mapping::EndpointDependent);
+            let mut rng = Rng::new(leased);
+            let mut taken = BTreeSet::new();
+            while taken.len() < leased as usize {
+                let port = range.port(rng.below(count));
+                if taken.insert(port) {
+                    scene.0.take(&claim(0, port, 1), port);
+                }
+            }
+            for n in 0..count - leased as u32 {
+                let flow = claim(n, ports.0 + (n * 37 % 4000) as u16, 1);
+                let mut cursor = scene.0.cursor();
+                let is_free = |port: u16| !port.is_multiple_of(7) && !taken.contains(&port);
+                let is_preserving = allocation == Allocation::Preserve;
+                let is_kept = range.contains(flow.client.port()) && is_free(flow.client.port());
+                let start = match is_preserving {
+                    true => cursor.clone().rng.below(count),
+                    false => cursor.next,
+                };
+                let walk = (0..count).map(|step| range.port((start + step) % count));
+                let (mut looks, mut expected) = (u32::from(is_preserving), None);
+                if is_preserving && is_kept {
+                    expected = Some(flow.client.port());
+                } else {
+                    for port in walk {
+                        looks += 1;
+                        if is_free(port) {
+                            expected = Some(port);
+                            break;
+                        }
+                    }
+                }
+                let port = scene.0.find(&flow, &mut cursor, |port| !port.is_multiple_of(7));
+                assert_eq!((port, cursor.probes), (expected, looks), "{ports:?} {allocation:?}");
+                assert_eq!(cursor.is_collision, looks > 1 || expected.is_none());
+                let Some(port) = port else { break };
+                scene.0.sign(&flow, port, cursor);
+                taken.insert(port);
+            }
+        }
+    }
+}
+
 #[test]
 fn random_ports_are_spread_evenly() {
     let mut scene = Scene::new((40_000, 40_999), &Allocation::Random, Mapping::EndpointDependent);
