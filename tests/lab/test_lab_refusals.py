@@ -276,6 +276,11 @@ DOUBTS: list[tuple[dict[str, Any], str]] = [
         "source_nat[0]: 10 clients, and blocks of ports for 5: 5 clients never get a port",
     ),
     (
+        {"source_nat": ["none", {"allocation": "blocks", "block_size": 100, "ports": [1, 500]}]},
+        "source_nat[1]: 10 clients, and blocks of ports for 5: while so many have one, no other "
+        "client gets a port",
+    ),
+    (
         {"timeline": [event("drain", 6, backend=0, removed_after=5)]},
         "timeline[0]: its last change is due at 11 s, and the scenario ends at 10 s",
     ),
@@ -322,8 +327,17 @@ def test_a_trace_has_clients_sizes_and_lifetimes_of_its_own(tmp_path: Path) -> N
     ]
 
 
+INTENDED = {
+    "source-port-blocks": [
+        "source_nat[2]: 200 clients, and blocks of ports for 50: while so many have one, no other "
+        "client gets a port"
+    ]
+}
+"""What a scenario of the gallery asks about."""
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in GALLERY.glob("*.yaml")))
 def test_the_gallery_is_beyond_doubt(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert lab.validate(name) == []
+        assert lab.validate(name) == INTENDED.get(name, [])

@@ -36,14 +36,18 @@ def doubts(scenario: Scenario, folder: Path) -> Iterator[str]:
             yield f"timeline[{place}]: {end} {scenario.duration:g} s"
     for place, value in enumerate(scenario.source_nat):
         way = source_nat_choice(value)
-        if way is None or way.allocation != "deterministic":
+        if way is None or way.allocation not in ("blocks", "deterministic"):
             continue
         blocks = (way.ports[1] - way.ports[0] + 1) // way.block
-        if (idle := clients - blocks) > 0:
-            yield (
-                f"source_nat[{place}]: {clients:,} clients, and blocks of ports for "
-                f"{blocks:,}: {idle:,} clients never get a port"
-            )
+        idle = clients - blocks
+        if idle <= 0:
+            continue
+        fate = f"{idle:,} clients never get a port"
+        if way.allocation == "blocks":
+            fate = "while so many have one, no other client gets a port"
+        yield (
+            f"source_nat[{place}]: {clients:,} clients, and blocks of ports for {blocks:,}: {fate}"
+        )
 
 
 def _rows(traffic: Traffic, folder: Path) -> list[Connection]:

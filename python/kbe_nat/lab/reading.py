@@ -16,6 +16,7 @@ from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.live.scenario import violations as live_violations
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.validation import violations
+from kbe_nat.lab.volume import excesses
 from kbe_nat.sources.manifests.documents import (
     TOO_DEEP,
     check_text,
@@ -106,6 +107,8 @@ def check(scenario: AnyScenario, origin: str = "scenario") -> None:
             raise ScenarioError(origin, path, reason)
     except ScenarioError as error:
         raise ScenarioError(origin, error.path, error.reason) from None
+    for path, reason in excesses(scenario):
+        raise ScenarioError(origin, path, reason)
     if scenario.sweep:
         _check_sweeps(scenario, origin)
 

@@ -67,6 +67,8 @@ def reason_and_path(message: str) -> tuple[str, str]:
     reason, _, path = message.rpartition(" - at ")
     if not reason:
         reason, path = path, ""
+    if path.startswith(_KEY):
+        reason, path = f"one of its names is no text: {reason}", path.removeprefix(_KEY)
     if "matching regex" in reason:
         reason = "is no valid name: lower case letters, digits and '-' only"
     return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))
@@ -137,3 +139,4 @@ _LATER_BOM: Final = re.compile(
     rb"(?m)(?<=^---\n)\xef\xbb\xbf|(?<=^---\r\n)\xef\xbb\xbf|^\xef\xbb\xbf(?=---\s)"
 )
 _PATH_ROOT: Final = re.compile(r"^\$\.?")
+_KEY: Final = "`key` in `"
