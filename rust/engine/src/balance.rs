@@ -142,8 +142,8 @@ pub trait Balancer: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// Bytes of its tables; `None` where they cannot be known, as those of a program in Python. What
-    /// it remembers between choices is the caller's [`State`], and no part of them.
+    /// Bytes of its tables; `None` where they cannot be known, as those of a program in Python.
+    /// What it remembers between choices is the caller's [`State`], and no part of them.
     fn memory_bytes(&self) -> Option<usize> {
         None
     }

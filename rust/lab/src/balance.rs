@@ -1,9 +1,9 @@
 //! Balance as it is measured: counts of backends against their fair shares, in constant memory.
 //!
-//! A [`Ledger`] books one quantity (connections, bytes, or load) by backend. All that a backend gets
-//! is booked, for as long as it gets any. A backend is a member while it has a share number (weight
-//! or capacity): what it gets as one is compared with its fair share, and what lingers on it when
-//! it is none stands beside, in no comparison. So fair shares add up to what members got.
+//! A [`Ledger`] books one quantity (connections, bytes, or load) by backend. All that a backend
+//! gets is booked, for as long as it gets any. A backend is a member while it has a share number
+//! (weight or capacity): what it gets as one is compared with its fair share, and what lingers on
+//! it when it is none stands beside, in no comparison. So fair shares add up to what members got.
 //!
 //! The fair share of a member is in proportion to its share number among the members of that
 //! moment. Backends come and go, so shares are accrued: `accrued` grows by `amount / sum of shares`
