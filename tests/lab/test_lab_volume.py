@@ -28,12 +28,11 @@ TOO_MUCH: list[tuple[list[dict[str, Any]], str]] = [
     (
         [
             traffic(
-                arrivals={"kind": "bursty", "rate": 1e9, "seconds_on": 1, "seconds_off": 3},
+                arrivals={"kind": "bursty", "rate": 1e10, "seconds_on": 1, "seconds_off": 3},
                 kind="udp",
-                lifetime=0.1,
             )
         ],
-        "traffic[0].arrivals.rate: 2,500,000,000 connections of 2 packets each in a cell; "
+        "traffic[0].arrivals.rate: 25,000,000,000 connections of 2 packets each in a cell; "
         "10,000,000,000 packets at most",
     ),
     (
