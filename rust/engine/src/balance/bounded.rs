@@ -93,8 +93,8 @@ impl Balancer for Bounded {
     }
 
     fn memory_bytes(&self) -> Option<usize> {
-        let own = size_of_val(&self.candidates[..]) + size_of_val(&self.weights[..]);
-        Some(own + self.ring.memory_bytes()?)
+        let lists = size_of_val(&self.candidates[..]) + size_of_val(&self.weights[..]);
+        Some(lists + self.ring.memory_bytes()?)
     }
 }
 

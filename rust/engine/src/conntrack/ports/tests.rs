@@ -210,17 +210,17 @@ fn every_port_that_is_passed_over_is_a_look() {
         for allocation in [Allocation::Preserve, Allocation::Sequential] {
             let mut scene = Scene::new(ports, &allocation, Mapping::EndpointDependent);
             let mut rng = Rng::new(leased);
-            let mut taken = BTreeSet::new();
-            while taken.len() < leased as usize {
+            let mut leases = BTreeSet::new();
+            while leases.len() < leased as usize {
                 let port = range.port(rng.below(count));
-                if taken.insert(port) {
+                if leases.insert(port) {
                     scene.0.take(&claim(0, port, 1), port);
                 }
             }
             for n in 0..count - leased as u32 {
                 let flow = claim(n, ports.0 + (n * 37 % 4000) as u16, 1);
                 let mut cursor = scene.0.cursor();
-                let is_free = |port: u16| !port.is_multiple_of(7) && !taken.contains(&port);
+                let is_free = |port: u16| !port.is_multiple_of(7) && !leases.contains(&port);
                 let is_preserving = allocation == Allocation::Preserve;
                 let is_kept = range.contains(flow.client.port()) && is_free(flow.client.port());
                 let start = match is_preserving {
@@ -245,7 +245,7 @@ fn every_port_that_is_passed_over_is_a_look() {
                 assert_eq!(cursor.is_collision, looks > 1 || expected.is_none());
                 let Some(port) = port else { break };
                 scene.0.sign(&flow, port, cursor);
-                taken.insert(port);
+                leases.insert(port);
             }
         }
     }
