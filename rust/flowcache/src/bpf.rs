@@ -253,15 +253,26 @@ pub(crate) fn load_program(
     unsafe { attributes.open(Command::ProgramLoad) }
 }
 
-/// Runs a program on a frame, and returns its answer.
-pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<i32> {
+/// Runs a program on a frame, which comes from no device, and returns its answer. The frame that it
+/// leaves is put into `result`, which is as long, or empty. `flags` are `BPF_F_TEST_...`.
+pub(crate) fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    result: &mut [u8],
+    flags: u32,
+) -> io::Result<i32> {
     let mut attributes = Attributes::new()
         .descriptor(0, program)
         .u32(8, frame.len() as u32)
+        .u32(12, result.len() as u32)
         .source(16, frame)
-        .u32(32, 1);
-    // SAFETY: the frame is as long as is said; the kernel gives none back, since its room has no
-    // length.
+        .u32(32, 1)
+        .u32(64, flags);
+    if !result.is_empty() {
+        attributes = attributes.target(24, result);
+    }
+    // SAFETY: the frame is as long as is said, and so is the room for what becomes of it, which is
+    // borrowed mutably.
     unsafe { attributes.call(Command::ProgramTestRun) }?;
     Ok(attributes.get(4).cast_signed())
 }

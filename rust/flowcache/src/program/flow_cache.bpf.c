@@ -443,7 +443,8 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	fresh.link[1] = link[1];
 	fresh.link[2] = link[2];
 	fresh.device = packet->ifindex;
-	fresh.longest = view.size;
+	/* Every link of IPv6 takes 1,280 bytes. */
+	fresh.longest = family == V6 && view.size < 1280 ? 1280 : view.size;
 	fresh.is_peer = lookup(&peers, &fresh.device) != 0;
 	__u64 now = now_coarse();
 	fresh.slow_at = now + control.lease;
@@ -453,11 +454,11 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 		/* A packet that was too long for an entry in the middle of its lease. */
 		if (flow->generation == fresh.generation && flow->slow_at > now + control.retry &&
 		    now < flow->expires) {
-			if (flow->longest < view.size)
-				flow->longest = view.size;
+			if (flow->longest < fresh.longest)
+				flow->longest = fresh.longest;
 			return;
 		}
-		flow->longest = view.size;
+		flow->longest = fresh.longest;
 		flow->slow_at = fresh.slow_at;
 		flow->expires = fresh.expires;
 		flow->generation = fresh.generation;
