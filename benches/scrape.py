@@ -164,6 +164,7 @@ def status_of(controller: Controller) -> StatusRow:
         rules="memory",
         seed=1,
         pid=1,
+        version="1",
         seconds=1,
         generation=1,
         service_ports=len(controller.plan.ports),

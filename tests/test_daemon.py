@@ -99,10 +99,12 @@ def test_a_drained_backend_gets_no_new_flows_until_the_drain_is_undone() -> None
     made.undrain("10.0.0.1:9876")
     assert weights(made) == dict.fromkeys(("10.0.0.1", "10.0.0.2", "10.0.0.3"), 1)
     for wrong in ("10.0.0.9", "10.0.0.1:80"):
-        with pytest.raises(ArgumentError):
+        with pytest.raises(NotFoundError, match=f'backends "{wrong}" not found'):
             made.drain(wrong, None)
-        with pytest.raises(ArgumentError):
+        with pytest.raises(NotFoundError):
             made.undrain(wrong)
+    with pytest.raises(ArgumentError, match=r"10\.0\.0\.2:9876 is not being drained"):
+        made.undrain("10.0.0.2:9876")
 
 
 def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
@@ -136,11 +138,11 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         "strategy": {"service": "default/web", "strategy": "rr"},
         "drain": {"backend": "10.0.0.1", "is_followed": False},
         "undrain": {"backend": "10.0.0.1"},
-        "delete": {"source": "192.0.2.1"},
+        "delete": {"flows": [["udp", ["192.0.2.1", 1], ["192.0.2.2", 80]]]},
         "dump": {"form": "nft", "names": "modern"},
     }
     for verb in VERBS:
-        if verb not in ("events", "rules"):
+        if verb not in ("events", "rules", "flush"):
             assert list(ask(path, verb, Any, **asked.get(verb, {}))), verb
     (flows,) = ask(path, "flows", list[FlowRow], backend="10.0.0.1")
     assert line(flows[0]) == (
@@ -157,7 +159,7 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         ("describe", {"names": ["default/none"]}, 'services "default/none" not found'),
         ("endpoints", {"names": ["none"]}, 'endpoints "default/none" not found'),
         ("flows", {"names": ["none"], "namespace": "a"}, 'services "a/none" not found'),
-        ("delete", {"names": ["none"]}, 'services "default/none" not found'),
+        ("delete", {"flows": [["udp", ["none", 1], ["192.0.2.2", 80]]]}, "IP address, not 'none'"),
         ("nodes", {"names": ["none"]}, 'nodes "none" not found'),
         ("services", {"selector": "a b"}, "selector: 'a b' is no requirement"),
         ("flows", {"colour": "red"}, "flows: .*colour"),

@@ -50,7 +50,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
     ("verb", "fields"),
     [
         ("get services", SERVICE),
-        ("get endpoints", f"service backend weight state {COUNTERS}"),
+        ("get endpoints", f"service backend weight state active inactive {COUNTERS[7:]}"),
         ("describe service default/web", f"{SERVICE} {POLICIES}"),
         ("get flows", FLOW),
         ("conntrack -L", FLOW),
@@ -61,7 +61,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         ),
         (
             "get status",
-            "datapath driver queues rules seed pid seconds generation service_ports refused"
+            "datapath driver queues rules seed pid version seconds generation service_ports refused"
             " rules_up_to_date drains loops watches",
         ),
         (
@@ -84,7 +84,9 @@ def test_fields_of_json(
 LIVE = {
     "get services": "array of [ServiceRow](#servicerow)",
     "get endpoints": "array of [EndpointRow](#endpointrow)",
-    "describe service default/web": "array of [DescriptionRow](#descriptionrow)",
+    "describe service default/web": "[DescriptionRow](#descriptionrow)",
+    "describe service": "array of [DescriptionRow](#descriptionrow)",
+    "get svc web": "[ServiceRow](#servicerow)",
     "get flows": "array of [FlowRow](#flowrow)",
     "get stats": "[StatsRow](#statsrow)",
     "get status": "[StatusRow](#statusrow)",

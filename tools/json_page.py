@@ -42,8 +42,8 @@ Backends are texts, `address:port`; frontends have kind, address and port; a con
 [glossary](glossary.md).
 
 A list is an object with `apiVersion` (`kbe-nat.io/v1`), `kind` (`ServiceList`) and its rows as
-`items`. `conntrack -E`, `decisions -f`, `shadow` and `-w` print one document per line. `get rules`
-is one string.
+`items`; one name that has one row is the row itself, with `apiVersion` and `kind`. `conntrack -E`,
+`decisions -f`, `drain`, `shadow` and `-w` print one document per line.
 """
 
 
@@ -113,6 +113,7 @@ TYPES: Final = {
     "Pair": "[number, number]",
     "End": "[string, number]",
     "State": "string",
+    "Document": "object",
     "DecisionAction": "string",
 }
 

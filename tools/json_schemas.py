@@ -42,6 +42,11 @@ LISTS: Final[dict[str, type[Any]]] = {
 ALONE: Final[dict[str, type[Any]]] = {
     "Status": rows.StatusRow,
     "Stats": rows.StatsRow,
+    "Rules": rows.RulesRow,
+    "FlowCount": rows.FlowCountRow,
+    "Drain": rows.DrainRow,
+    "WatchEvent": rows.WatchEventRow,
+    "Version": rows.VersionRow,
     "Event": rows.EventRow,
     "Replay": ReplayRow,
     "Diff": DiffRow,

@@ -927,6 +927,11 @@ class BackendStats:
     def active(self) -> int:
         """Flows alive now."""
     @property
+    def inactive(self) -> int:
+        """Of these, those that are being closed: as in IPVS, TCP from the first FIN on, and SCTP
+        that is not established.
+        """
+    @property
     def flows(self) -> int:
         """Flows that it got."""
     @property
@@ -1417,6 +1422,15 @@ class Engine:
         packet of one is decided anew. Cost: one walk of the table.
 
         Raises `ArgumentError` as `flows` does.
+        """
+
+    def end_flows(
+        self, flows: Iterable[tuple[str, tuple[_Address, int], tuple[_Address, int]]]
+    ) -> int:
+        """End these flows, each by protocol, client and frontend, and return how many of them were
+        alive. A later packet of one is decided anew. Cost: a look-up for each.
+
+        Raises `ArgumentError`.
         """
 
     def watch(self, capacity: int) -> None:

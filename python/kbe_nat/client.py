@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 def ask(path: Path, verb: str, result: type[_T], /, **parameters: object) -> Iterator[_T]:
     """The results of a request, as they come. Raises `ControlError` when no daemon answers, a
     result takes too long (`ANSWER_SECONDS`, for work on everything that is served `WORK_SECONDS`),
-    or with the daemon's error; `NotFoundError` for a name of nothing.
+    or with the daemon's error; `NotFoundError` for names of nothing, behind what the others have.
     """
     patience = WORK_SECONDS if verb in WORK else ANSWER_SECONDS
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -36,7 +36,7 @@ def ask(path: Path, verb: str, result: type[_T], /, **parameters: object) -> Ite
             for line in _lines(connection, patience):
                 answer = json.loads(line)
                 if "kind" in answer:
-                    raise NotFoundError(str(answer["kind"]), str(answer["name"]))
+                    raise NotFoundError(str(answer["kind"]), *map(str, answer["names"]))
                 if "error" in answer:
                     raise ControlError(str(answer["error"]))
                 if "end" in answer:
@@ -108,7 +108,7 @@ DEFAULT_SOCKET: Final = Path("/run/kbe-nat/control.sock")
 ANSWER_SECONDS: Final = 10.0
 WORK_SECONDS: Final = 25.0
 """Seconds that a client waits for each result."""
-WORK: Final = ("dump", "rules", "strategy", "drain", "undrain", "delete")
+WORK: Final = ("dump", "rules", "strategy", "drain", "undrain", "delete", "flush")
 """Verbs that take a while on a large cluster."""
 MAX_ANSWER: Final = 1 << 28
 """Bytes of a result: the rules of a very large cluster are a tenth of it."""

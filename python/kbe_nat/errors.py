@@ -55,16 +55,18 @@ class ControlError(KbeNatError):
 
 
 class NotFoundError(ControlError):
-    """Nothing has the name that was asked for. The message is kubectl's."""
+    """Nothing has some names that were asked for. The message is kubectl's, a line for each."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(kind, name)
+    def __init__(self, kind: str, *names: str) -> None:
+        super().__init__(kind, *names)
         self.kind = kind
         """In the plural, such as "services"."""
-        self.name = name
+        self.names = names
 
     def __str__(self) -> str:
-        return f'Error from server (NotFound): {self.kind} "{self.name}" not found'
+        return "\n".join(
+            f'Error from server (NotFound): {self.kind} "{name}" not found' for name in self.names
+        )
 
 
 class StateError(KbeNatError):

@@ -206,7 +206,10 @@ def explain_in_plan(
     if port is None or explanation.frontend is None:
         return explain_packet(explanation, kinds)
     mode = plan.options.mode
-    path = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
+    path: list[str] = []
+    # What no chain refuses, such as a martian source, the kernel's routing or our engine does.
+    if explanation.scope is not None or explanation.cause in REFUSED_BY_CHAINS:
+        path = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
     excluded = exclusions(
         snapshot, port, plan.options, is_local=_is_local(explanation, explanation.frontend, port)
     )
@@ -230,6 +233,8 @@ def _consequence(explanation: Explanation, kind: DatapathKind) -> str:
     return f"{consequence}; the source is masqueraded, by another bit of the mark"
 
 
+REFUSED_BY_CHAINS: Final = ("no-endpoints", "no-local-endpoints", "source-range")
+"""Causes for which kube-proxy has a chain that refuses the packet."""
 VERDICTS: Final = {"accept": "pass"}
 """Actions of the engine whose verdict has another name: accept says what a queue answers."""
 MIXED: Final = "mixed"
@@ -253,6 +258,6 @@ KERNEL_EITHER: Final = {
     "accept": "it lets the packet go on as it is",
     "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so"
     " asked",
-    "drop": "it forgets the packet",
+    "drop": "it drops the packet",
     "hold": "it keeps the packet until the verdict on its first fragment",
 }

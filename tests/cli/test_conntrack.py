@@ -2,15 +2,19 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
 
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import Ran
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.family import Family
+from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 
 
 @pytest.fixture
@@ -75,6 +79,31 @@ def test_connections_are_deleted_by_ranges(ask: Ran) -> None:
     assert ask("conntrack", "-C")[1] == "0\n"
 
 
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [
+        ("--sport 1025", 2),
+        ("--orig-port-src 1024", 2),
+        ("--orig-port-dst 80", 0),
+        ("--dport 81", 3),
+        ("--reply-port-src 9876", 0),
+        ("--reply-port-dst 1026", 2),
+        ("-u UNREPLIED", 0),
+        ("-u ASSURED", 3),
+        ("-n", 3),
+        ("-f ipv4 -p udp --sport 1025", 2),
+        ("-f ipv6", 3),
+        ("--service web", 0),
+        ("svc/web --sport 1025", 2),
+    ],
+)
+def test_every_flag_that_filters_deletes(ask: Ran, flags: str, left: int) -> None:
+    code, out, err = ask("conntrack", "-D", *flags.split())
+    assert (code, len(out.splitlines())) == (int(left == 3), 3 - left)
+    assert err == f"kbe-nat conntrack: {3 - left} flow entries have been deleted.\n"
+    assert ask("conntrack", "-C")[1] == f"{left}\n"
+
+
 def test_forms_of_a_line(ask: Ran) -> None:
     _, out, _ = ask("conntrack", "-L", "-o", "extended,id")
     assert all(re.match(r"ipv4 +2 udp +17 .* id=\d+$", line) for line in out.splitlines())
@@ -100,7 +129,6 @@ def test_counters(ask: Ran) -> None:
         ("-L -e NEW", "no effect without -E"),
         ("-L -o xml", "'xml' is none of text, extended"),
         ("-D", "-F ends all of them"),
-        ("-D --sport 5", "not by port"),
         ("-G -p udp", "say -p, -s and -d"),
         ("-L -S", "only one of"),
     ],
@@ -115,7 +143,32 @@ def test_ipvs_lists_servers(ask: Ran) -> None:
     head, _, _, server, backend = out.splitlines()
     assert (code, head.startswith("IP Virtual Server version")) == (0, True)
     assert server == f"UDP  {VIP}:80 random"
-    assert backend.split() == ["->", "10.0.0.1:9876", "Masq", "1", "3", "0"]
+    assert backend.split() == ["->", "10.0.0.1:9876", "Masq", "1", "0", "3"], "UDP is inactive"
+
+
+def test_ipvs_tells_connections_that_are_closing(ask: Ran, controller: Controller) -> None:
+    """As IPVS counts: from the first FIN on a connection is inactive."""
+    key = ("default", "web")
+    part = EndpointSlice(
+        "web-1", Family.IPV4, (SlicePort("", "tcp", 8080),), (Endpoint("10.0.0.1"),)
+    )
+    service = Service(*key, (VIP,), (ServicePort("", "tcp", 80),))
+    controller.apply(Snapshot(2, (service,), {key: (part,)}))
+    there, back = IP(src="10.1.0.1", dst=VIP), IP(src="10.0.0.1", dst="10.1.0.1")
+    for packet in (
+        there / TCP(sport=1023, dport=80, flags="S", seq=1),
+        there / TCP(sport=1024, dport=80, flags="S", seq=1),
+        back / TCP(sport=8080, dport=1024, flags="SA", seq=1, ack=2),
+        there / TCP(sport=1024, dport=80, flags="A", seq=2, ack=2),
+        there / TCP(sport=1024, dport=80, flags="FA", seq=2, ack=2),
+    ):
+        controller.engine.process(bytes(packet), time.monotonic_ns())
+    _, out, _ = ask("ipvs", "-Ln")
+    [line] = [line for line in out.splitlines() if "10.0.0.1:8080" in line]
+    assert line.split()[-2:] == ["1", "1"]
+    rows = json.loads(ask("get", "ep", "-o", "json")[1])["items"]
+    [row] = [row for row in rows if row["backend"] == "10.0.0.1:8080"]
+    assert (row["active"], row["inactive"]) == (2, 1)
 
 
 @pytest.mark.parametrize(("flag", "numbers"), [("--stats", "3 3 0 99 0"), ("--rate", "0 0 0 0 0")])

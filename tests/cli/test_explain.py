@@ -53,6 +53,44 @@ def test_all_of_loopback_is_the_nodes(
         assert told["verdict"] == ("translate" if to.startswith("127.0.0.1:") else other)
 
 
+@pytest.mark.parametrize("source", ["224.0.0.1", "0.0.0.0", "255.255.255.255"])
+def test_no_chain_of_kube_proxy_refuses_a_martian(kbe: Ran, source: str) -> None:
+    flags = ("explain", "-f", SEED, "--from", source, "--to", f"{VIP}:80")
+    told = kbe.json(*flags)
+    assert (told["verdict"], told["chains"]) == ("drop", [])
+    _, text, _ = kbe(*flags)
+    assert "(martian)" in text and "it drops the packet" in text and "KUBE-" not in text
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["simpleservice", "svc/simpleservice", "default/simpleservice", "simpleservice:80"],
+)
+def test_a_destination_may_be_a_service(kbe: Ran, to: str) -> None:
+    told = kbe.json("explain", "-f", SEED, "--from", "10.0.2.15", "--to", to)
+    assert (told["verdict"], told["service"]) == ("translate", "default/simpleservice")
+    _, text, _ = kbe("explain", "-f", SEED, "--from", "10.0.2.15", "--to", to)
+    assert f"to {VIP}:80 is sent to" in text
+
+
+def test_a_service_as_destination_is_one_port(kbe: Ran, tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    ports = "  - port: 80\n    name: a\n  - port: 53\n    name: b\n    protocol: UDP\n"
+    head = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n"
+    path.write_text(f"{head}  clusterIP: 172.30.0.1\n  ports:\n{ports}")
+    flags = ("explain", "-f", path, "--from", "10.0.2.15", "--to")
+    code, _, err = kbe(*flags, "shop/web")
+    assert (code, "say one of shop/web:a, shop/web:b" in err) == (2, True)
+    for to, name in (("svc/shop/web:b", "udp"), ("shop/web:53", "udp"), ("shop/web:a", "tcp")):
+        _, text, _ = kbe(*flags, to)
+        assert text.upper().startswith(f"{name.upper()} 10.0.2.15"), to
+    assert kbe(*flags, "shop/web", "-p", "udp")[1].startswith("UDP 10.0.2.15")
+    for wrong in ("shop/web:c", "shop/none", "web"):
+        code, out, err = kbe(*flags, wrong)
+        assert (code, out, "NotFound" in err) == (1, "", True)
+    assert kbe(*flags, "10.0.0.300:80")[0] == 2
+
+
 def test_explain_by_number_knows_the_flows_before_it(kbe: Ran, capture: Path) -> None:
     opening = kbe.json("explain", "-f", SEED, capture, "--packet", 1)
     later = kbe.json("explain", "-f", SEED, capture, "--packet", 2)

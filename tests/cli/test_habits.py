@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import Ran
+from kbe_nat.cli.flags.listing import ListingSettings, Output
+from kbe_nat.cli.views import FLOWS
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.row_building import flow_row
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
 
@@ -75,9 +79,9 @@ def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 def names(ask: Ran, *words: str) -> list[str]:
-    code, out, err = ask(*words, "-o", "jsonpath={range .items[*]}{.name}{'\\n'}{end}")
+    code, out, err = ask(*words, "-o", "name")
     assert code == 0, err
-    return out.split()
+    return [name.removeprefix("service/") for name in out.split()]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,127 @@ def test_names_namespaces_and_labels_select(
 )
 def test_a_name_of_nothing_ends_every_verb(ask: Ran, words: tuple[str, ...], message: str) -> None:
     assert ask(*words) == (1, "", f"Error from server (NotFound): {message} not found\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "missing"),
+    [
+        (("get", "svc", "web", "wbe"), "default/web", ["services", "default/wbe"]),
+        (("get", "svc", "a", "web", "b"), "default/web", ["services", "default/a", "default/b"]),
+        (("get", "ep", "wbe", "web"), "10.0.0.1:9876", ["endpoints", "default/wbe"]),
+        (("get", "eps", "web", "wbe"), "default/web-1", ["endpointslices", "default/wbe"]),
+        (("get", "no", "n1", "n2"), "192.0.2.1", ["nodes", "n2"]),
+        (("get", "flows", "web", "wbe"), "10.0.0.1:9876", ["services", "default/wbe"]),
+        (("get", "svc/web", "ep/wbe"), "default/web", ["endpoints", "default/wbe"]),
+        (("get", "svc", "web", "wbe", "-o", "json"), "ServiceList", ["services", "default/wbe"]),
+        (("get", "svc", "web", "wbe", "-o", "name"), "service/", ["services", "default/wbe"]),
+        (("describe", "svc", "web", "wbe"), "Strategy:", ["services", "default/wbe"]),
+        (("describe", "svc", "web", "wbe", "-o", "yaml"), "items:", ["services", "default/wbe"]),
+        (("conntrack", "-L", "web", "wbe"), "dport=80", ["services", "default/wbe"]),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_what_is_there_is_shown_and_what_is_not_is_said(
+    ask: Ran, words: tuple[str, ...], found: str, missing: list[str]
+) -> None:
+    code, out, err = ask(*words)
+    kind, *names = missing
+    assert (code, found in out) == (1, True)
+    lines = [f'Error from server (NotFound): {kind} "{name}" not found' for name in names]
+    assert err.splitlines() == lines
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("svc", "web"), "Service"),
+        (("svc/web",), "Service"),
+        (("svc", "shop/web:http"), "Service"),
+        (("svc", "shop/web"), "ServiceList"),
+        (("svc", "web", "shop/web:http"), "ServiceList"),
+        (("svc", "-n", "default"), "ServiceList"),
+        (("no", "n1"), "Node"),
+        (("no",), "NodeList"),
+        (("eps", "web-1"), "EndpointSlice"),
+        (("eps",), "EndpointSliceList"),
+        (("ep", "web"), "EndpointList"),
+        (("flows", "web"), "FlowList"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_one_name_is_the_object_itself(
+    ask: Ran, words: tuple[str, ...], kind: str, form: str
+) -> None:
+    code, out, _ = ask("get", *words, "-o", form)
+    document: Any = json.loads(out) if form == "json" else yaml.safe_load(out)
+    assert (code, document["kind"], "items" in document) == (0, kind, kind.endswith("List"))
+
+
+def test_a_template_of_one_name_begins_at_the_object(ask: Ran) -> None:
+    assert ask("get", "svc", "web", "-o", "jsonpath={.name} {.kind}")[1] == "default/web Service"
+    assert ask("get", "svc", "-o", "jsonpath={.items[0].name}")[1] != ""
+    code, out, err = ask("get", "svc", "-o", "jsonpath={.items[9].name}")
+    assert (code, out) == (2, "")
+    assert "array index out of bounds: index 9, length 4" in err
+
+
+def test_slices_have_names_of_their_own(ask: Ran) -> None:
+    code, out, _ = ask("get", "eps", "web-2", "-n", "shop", "--no-headers")
+    assert (code, out.split()[:2]) == (0, ["shop/web-2", "shop/web"])
+    assert sorted(names(ask, "get", "endpointslice/shop/web-2", "eps/web-1")) == [
+        "endpointslice/default/web-1",
+        "endpointslice/shop/web-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("no", "-l", "app=web"), "labels of nodes are not followed"),
+        (("svc,no", "-l", "app=web"), "labels of nodes are not followed"),
+        (("no", "-n", "shop"), "nodes are in no namespace"),
+        (("no", "-A"), "nodes are in no namespace"),
+        (("svc", "--output-watch-events"), "it has no effect without --watch"),
+        (("stats", "-w"), "it has no effect on stats"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_a_flag_without_effect_is_refused(ask: Ran, words: tuple[str, ...], said: str) -> None:
+    code, out, err = ask("get", *words)
+    assert (code, out, said in err) == (2, "", True)
+    assert ask("get", "svc,no", "-n", "shop")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("top", "KIND/web", "--iterations", "1", "-d", "100ms"),
+        ("decisions", "KIND/web"),
+        ("decisions", "--service", "KIND/web"),
+        ("conntrack", "-L", "KIND/web"),
+        ("conntrack", "-C", "--service", "KIND/web"),
+        ("conntrack", "-D", "KIND/web"),
+        ("strategy", "set", "KIND/web", "rr"),
+        ("drain", "KIND/web", "--no-wait"),
+        ("explain", "--live", "--from", "10.0.2.15", "--to", "KIND/web"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("kind", ["svc", "service", "services", "SVC", "endpoints"])
+def test_every_verb_takes_kind_and_name(ask: Ran, words: tuple[str, ...], kind: str) -> None:
+    code, out, err = ask(*(word.replace("KIND", kind) for word in words))
+    assert (code, "NotFound" in err) == (0, False), err
+    code, out, err = ask(*(word.replace("KIND/web", f"{kind}/wbe") for word in words))
+    assert (code, out) == (1, "")
+    assert '"default/wbe" not found' in err
+
+
+def test_a_short_flag_takes_a_sign_as_with_kubectl(ask: Ran) -> None:
+    assert json.loads(ask("get", "svc", "-o=json", "-n=shop")[1])["kind"] == "ServiceList"
+    assert ask("get", "svc", "-l=app=web", "-o=name")[1].split() == [
+        f"service/{name}" for name in BOTH
+    ]
 
 
 def test_a_field_that_no_row_has_sorts_nothing(ask: Ran) -> None:
@@ -224,8 +349,13 @@ def test_nothing_is_said_where_nothing_is(ask: Ran) -> None:
 
 
 @pytest.fixture
-def watcher(socket: Path, form: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "kbe_nat", "get", "svc", "-w", "-o", form, "-n", "default"]
+def watched() -> list[str]:
+    return ["svc", "-n", "default"]
+
+
+@pytest.fixture
+def watcher(socket: Path, form: str, watched: list[str]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "kbe_nat", "get", *watched, "-w", "-o", form]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         ["timeout", "60", *command, "--socket", str(socket)], stdout=pipe, stderr=pipe, text=True
@@ -251,6 +381,63 @@ def test_changes_are_watched(
     watcher.send_signal(2)
     assert watcher.wait(30) in (124, 130)
     assert watcher.stderr.read() == ""
+
+
+def gone() -> Snapshot:
+    """The shop without its Service web of namespace default."""
+    whole = shop()
+    return Snapshot(3, whole.services[1:], whole.slices, whole.nodes)
+
+
+@pytest.mark.parametrize("form", ["text", "name"])
+@pytest.mark.parametrize("watched", [["svc", "-n", "default"], ["svc", "web"]], ids=" ".join)
+def test_a_row_that_goes_is_shown_again(
+    watcher: subprocess.Popen[str], controller: Controller, form: str
+) -> None:
+    assert watcher.stdout and watcher.stderr
+    if form == "text":
+        watcher.stdout.readline()
+    row = watcher.stdout.readline()
+    controller.apply(gone())
+    assert watcher.stdout.readline() == row, "as kubectl does"
+    controller.apply(shop())
+    assert "default/web" in watcher.stdout.readline()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("watched", [["svc", "web", "--output-watch-events"]], ids=" ".join)
+def test_changes_have_words(
+    watcher: subprocess.Popen[str], controller: Controller, form: str
+) -> None:
+    assert watcher.stdout
+    if form == "text":
+        assert watcher.stdout.readline().split()[:2] == ["EVENT", "service"]
+    events = []
+    for snapshot in (Snapshot(3, shop().services), gone(), None):
+        line = watcher.stdout.readline()
+        if form == "json":
+            document = json.loads(line)
+            assert (document["kind"], document["object"]["name"]) == ("WatchEvent", "default/web")
+            assert document["object"]["kind"] == "Service"
+            events.append(document["type"])
+        else:
+            assert line.split()[1] == "default/web"
+            events.append(line.split()[0])
+        if snapshot:
+            controller.apply(snapshot)
+    assert events == ["ADDED", "MODIFIED", "DELETED"]
+
+
+@pytest.mark.parametrize("form", ["text", "wide", "json"])
+def test_time_alone_is_no_change(form: str) -> None:
+    """A connection that only grows older is not shown again."""
+    settings = ListingSettings(Output(form), is_watched=True)
+    columns = FLOWS.shown_columns(settings.output)
+    row = flow_row(next(controller_with(1).engine.flows()))
+    older = replace(row, timeout=row.timeout - 1, age=row.age + 1)
+    seen, later = (FLOWS.seen(each, columns, settings) for each in (row, older))
+    assert seen.facts == later.facts
+    assert seen.facts != FLOWS.seen(replace(row, service="x"), columns, settings).facts
 
 
 def test_objects_have_the_same_flags_everywhere(kbe: Ran) -> None:

@@ -23,6 +23,7 @@ STATUS = StatusRow(
     rules="memory",
     seed=1,
     pid=1,
+    version="1",
     seconds=0,
     generation=1,
     service_ports=1,

@@ -16,6 +16,7 @@ SCALARS: Final[dict[str, tuple[type, ...]]] = {
     "number": (int, float),
     "boolean": (bool,),
     "null": (type(None),),
+    "object": (dict,),
 }
 ABSENT: Final = ", or absent"
 

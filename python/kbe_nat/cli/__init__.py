@@ -44,6 +44,7 @@ GROUPS: Final = {
         "playground": "Make a small cluster on this machine",
     },
     "This command": {
+        "version": "Print the versions of command and daemon",
         "completion": "Print the script that completes words in a shell",
     },
 }
@@ -85,9 +86,9 @@ class RootGroup(VerbGroup):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`help VERB` is `VERB --help`."""
+        """`help VERB` is `VERB --help`; help itself has no more to say than all of it."""
         if args[:1] == ["help"]:
-            args = [*args[1:], "--help"]
+            args = [*(word for word in args[1:] if word != "help"), "--help"]
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

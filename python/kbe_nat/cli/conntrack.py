@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import click
 
@@ -18,10 +18,11 @@ from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
 from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of
+from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.output import show_document, show_json_rows
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
-from kbe_nat.daemon.rows import End, EventRow, FlowRow, StatsRow
+from kbe_nat.daemon.rows import End, EventRow, FlowCountRow, FlowRow, StatsRow
 from kbe_nat.errors import SettingError
 from kbe_nat.family import Family
 from kbe_nat.packets import NUMBERS
@@ -98,6 +99,7 @@ TASKS: Final = ("list_them", "get", "events", "count", "delete", "flush", "stati
 @verb(task=TASK_FLAGS, flows=FILTER_FLAGS)
 def conntrack(
     command: click.Context,
+    names: Annotated[list[str], NAMES] = [],  # noqa: B006
     *,
     task: TaskSettings,
     flows: FlowFilter,
@@ -108,32 +110,34 @@ def conntrack(
     Examples:
       kbe-nat conntrack -L -p tcp --dport 80
       kbe-nat conntrack -L -f ipv4 -s 10.0.0.0/8 -u ASSURED -o extended,id
-      kbe-nat conntrack -E -e NEW,DESTROY --service default/web -o timestamp
-      kbe-nat conntrack -D -s 10.0.2.15
+      kbe-nat conntrack -E svc/web -e NEW,DESTROY -o timestamp
+      kbe-nat conntrack -D -s 10.0.2.15 --dport 80
     """
-    if sum(getattr(task, name) for name in TASKS) > 1:
-        raise SettingError("conntrack", "only one of -L, -G, -E, -C, -D, -F and -S can be done")
-    if task.mask and not task.events:
-        raise SettingError("--event-mask", "it has no effect without -E")
-    if task.flush or task.statistics:
-        reason = "-F ends all connections; -D ends those that match" if task.flush else "-S counts"
-        names = parameter_names(FILTER_FLAGS)
-        refuse_on_command_line(command, names, f"it has no effect: {reason}")
+    # conntrack-tools name a table there, of which there is one here.
+    names = names[1:] if names[:1] == ["conntrack"] else names
+    flows = flows.of_services(names)
+    _check(command, task, flows)
     if task.events:
         _watch(socket, flows, task)
         return 0
     if task.statistics:
-        _print_statistics(socket)
+        _print_statistics(socket, task)
         return 0
     if task.flush:
-        (ended,) = ask(socket, "delete", int)
+        (ended,) = ask(socket, "flush", int)
+        if "json" in task.output:
+            show_document(FlowCountRow(ended))
         _say(f"connection tracking table has been emptied: {ended} flow entries.")
         return 0
     if task.delete:
         return _delete(socket, flows, task)
     rows = filter(flows.matches, ask_rows(socket, "flows", FlowRow, **flows.parameters()))
     if task.count:
-        print(sum(1 for _ in rows))
+        count = sum(1 for _ in rows)
+        if "json" in task.output:
+            show_document(FlowCountRow(count))
+        else:
+            print(count)
         return 0
     if task.get:
         return _get(rows, flows, task)
@@ -146,6 +150,27 @@ def conntrack(
         shown += 1
     _say(f"{shown} flow entries have been shown.")
     return 0
+
+
+def _check(command: click.Context, task: TaskSettings, flows: FlowFilter) -> None:
+    """Raises `SettingError` for flags that contradict each other or have no effect."""
+    if sum(getattr(task, name) for name in TASKS) > 1:
+        raise SettingError("conntrack", "only one of -L, -G, -E, -C, -D, -F and -S can be done")
+    if task.mask and not task.events:
+        raise SettingError("--event-mask", "it has no effect without -E")
+    if "json" in task.output and len(task.output) > 1:
+        raise SettingError("--output", "json has all that there is, and stands alone")
+    if "timestamp" in task.output and not task.events:
+        raise SettingError("--output", "timestamp has no effect without -E")
+    if (task.flush or task.statistics or task.count) and task.output - {"json"}:
+        raise SettingError("--output", "where connections are counted it is json, or text")
+    if task.flush or task.statistics:
+        reason = "-F ends all connections; -D ends those that match" if task.flush else "-S counts"
+        refuse_on_command_line(
+            command, parameter_names(FILTER_FLAGS), f"it has no effect: {reason}"
+        )
+        if flows.names:
+            raise SettingError("NAME", f"it has no effect: {reason}")
 
 
 def _get(rows: Iterator[FlowRow], flows: FlowFilter, task: TaskSettings) -> int:
@@ -166,23 +191,15 @@ def _get(rows: Iterator[FlowRow], flows: FlowFilter, task: TaskSettings) -> int:
 
 
 def _delete(socket: Path, flows: FlowFilter, task: TaskSettings) -> int:
-    """The connections that match end, one group of ends after the other."""
-    ports = (flows.source_port, flows.destination_port)
-    replies = (flows.reply_source_port, flows.reply_destination_port)
-    if (*ports, *replies) != (None,) * 4 or flows.status or flows.masqueraded:
-        raise SettingError(
-            "-D", "connections are ended by address and state, not by port or status"
-        )
+    """The connections that match end: what is shown is what was ended."""
     if flows.is_empty():
         raise SettingError("-D", "say which; -F ends all of them")
-    wanted = flows.parameters()
-    rows = list(filter(flows.matches, ask_rows(socket, "flows", FlowRow, **wanted)))
-    # A range is no filter of the daemon's: its addresses are, one by one.
-    groups = {(row.source[0], row.destination[0], row.reply_source[0]) for row in rows}
+    rows = list(filter(flows.matches, ask_rows(socket, "flows", FlowRow, **flows.parameters())))
     ended = 0
-    for source, destination, backend in sorted(groups):
-        ends = {"source": source, "destination": destination, "backend": backend}
-        ended += next(iter(ask(socket, "delete", int, **{**wanted, **ends})))
+    for start in range(0, len(rows), AT_ONCE):
+        page = rows[start : start + AT_ONCE]
+        ends = [(row.protocol, row.source, row.destination) for row in page]
+        ended += sum(ask(socket, "delete", int, flows=ends))
     if "json" in task.output:
         show_json_rows(rows, "Flow")
     else:
@@ -192,9 +209,12 @@ def _delete(socket: Path, flows: FlowFilter, task: TaskSettings) -> int:
     return 0 if ended else NOTHING
 
 
-def _print_statistics(socket: Path) -> None:
+def _print_statistics(socket: Path, task: TaskSettings) -> None:
     """As conntrack -S, but the engine's tables are of all processors."""
     (stats,) = ask(socket, "stats", StatsRow)
+    if "json" in task.output:
+        show_document(stats)
+        return
     invalid = stats.causes.get("invalid", 0)
     print(
         f"entries={stats.flows} assured={stats.assured} found={stats.causes.get('established', 0)}"
@@ -272,6 +292,8 @@ def _watch(socket: Path, flows: FlowFilter, task: TaskSettings) -> None:
             print(line(event.flow, event.event, task.output), flush=True)
 
 
+AT_ONCE: Final = 1000
+"""Connections that one request ends."""
 NOTHING: Final = 1
 """The exit code where nothing was there to get or to delete."""
 ECHO: Final = {"icmp": (8, 0), "icmpv6": (128, 129)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
 
-from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.listing import (
     LISTING_FLAGS,
     SELECTION_FLAGS,
@@ -17,13 +17,13 @@ from kbe_nat.cli.flags.listing import (
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path
+from kbe_nat.cli.kinds import NAMES, service_name
 from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
 from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
 from kbe_nat.errors import SettingError
-from kbe_nat.kubeproxy.duration import duration
 from kbe_nat.model import join_address
 
 
@@ -37,7 +37,7 @@ class DecisionSettings:
 
 
 DECISION_FLAGS: Final[Flags] = {
-    name: flag for name, flag in LISTING_FLAGS.items() if name != "is_watched"
+    name: flag for name, flag in LISTING_FLAGS.items() if name not in ("is_watched", "shows_events")
 }
 
 
@@ -60,20 +60,12 @@ class DecisionFilter:
         return {**filters, "limit": self.limit, "is_followed": self.is_followed}
 
 
-def _age(text: str) -> float:
-    seconds = duration(text)
-    if seconds < 0:
-        raise ValueError(f"{text!r} is less than nothing")
-    return seconds
-
-
 FILTER_FLAGS: Final[Flags] = {
-    "service": Flag("--service", help="As a NAME."),
+    "service": TextFlag(Flag("--service", help="As a NAME."), service_name),
     "client": Flag("--client", metavar="ADDRESS", help="Only this client's."),
     "verdict": Flag("--verdict", help="Only this verdict."),
-    "since": TextFlag(
-        Flag("--since", metavar="DURATION", help="Only as old as that, such as 90s, 5m or 2h."),
-        _age,
+    "since": Flag(
+        "--since", min=0, is_duration=True, help="Only as old as that, such as 90s, 5m or 2h."
     ),
     "limit": Flag("--limit", min=0, help="The newest so many; with -f before these."),
     "is_followed": Flag(
@@ -84,7 +76,7 @@ FILTER_FLAGS: Final[Flags] = {
 
 @verb(listing=DECISION_FLAGS, selection=SELECTION_FLAGS, filters=FILTER_FLAGS)
 def decisions(
-    names: Annotated[list[str], Argument("Services, or their ports.", "[NAME]")] = [],  # noqa: B006
+    names: Annotated[list[str], NAMES] = [],  # noqa: B006
     *,
     filters: DecisionFilter,
     listing: DecisionSettings,
@@ -104,7 +96,7 @@ def decisions(
     rows = ask_rows(socket, "decisions", DecisionRow, **wanted)
     settings = ListingSettings(listing.output, listing.no_headers, listing.sort_by)
     if not filters.is_followed:
-        DECISIONS.show(lambda: rows, settings, place_of(selection))
+        DECISIONS.show(lambda: rows, settings, place_of(selection), chosen)
         return
     if listing.sort_by is not None:
         raise SettingError("--sort-by", "it has no effect: with -f rows come as they are made")

@@ -2,16 +2,22 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
-import msgspec
-
 from kbe_nat.cli.flags.flag import Argument
-from kbe_nat.cli.flags.listing import OUTPUT_FLAG, SELECTION_FLAGS, TEXT, Output, SelectionSettings
+from kbe_nat.cli.flags.listing import (
+    OUTPUT_FLAG,
+    SELECTION_FLAGS,
+    TEXT,
+    ListingSettings,
+    Output,
+    SelectionSettings,
+)
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.kinds import Resources, resources
-from kbe_nat.cli.listing import list_document, place_of, selection_parameters, write_document
+from kbe_nat.cli.listing import Listing, place_of, selection_parameters
 from kbe_nat.cli.output import connect, traffic
 from kbe_nat.cli.verb import verb
 from kbe_nat.cli.views import frontend_text
@@ -58,13 +64,13 @@ def describe(
     output = document.output
     if output.form in ("wide", "name"):
         raise SettingError("--output", f"a description is not written as {output.form}")
-    rows = ask_rows(socket, "describe", DescriptionRow, **selection_parameters(selection, names))
-    if not output.is_table:
-        items = [msgspec.to_builtins(row) for row in rows]
-        write_document(list_document("ServiceDescription", items), output)
+    wanted = selection_parameters(selection, names)
+    look = partial(ask_rows, socket, "describe", DescriptionRow, **wanted)
+    if output.is_document:
+        DESCRIPTIONS.show(look, ListingSettings(output), names=names)
         return
     is_empty = True
-    for row in rows:
+    for row in look():
         is_empty = False
         for label, value in _lines(row):
             print(f"{label + ':':<26}{value}".rstrip())
@@ -99,3 +105,6 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
             counts += ", answers in {}, 99 % within {}".format(*connect(endpoint.connect))
         lines.append((f"  {endpoint.backend}", f"weight {endpoint.weight}{state}: {counts}"))
     return lines
+
+
+DESCRIPTIONS: Final = Listing[DescriptionRow]("ServiceDescription", (), is_one_row=True)

@@ -6,7 +6,9 @@ from typing import Annotated
 import click
 
 from kbe_nat.cli.flags.flag import Argument, Flag
-from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
+from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line
+from kbe_nat.cli.kinds import ServiceName
+from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.daemon.rows import DrainRow
@@ -15,39 +17,55 @@ from kbe_nat.daemon.rows import DrainRow
 @verb()
 def drain(
     command: click.Context,
-    backend: Annotated[str, Argument(help="ADDRESS or ADDRESS:PORT.")],
+    backend: Annotated[
+        str,
+        Argument(
+            help="ADDRESS or ADDRESS:PORT; or a Service, as NAME or svc/NAME, of which all backends"
+            " are meant.",
+            type=ServiceName(),
+        ),
+    ],
     deadline: Annotated[
         float | None,
         Flag(
             min=0,
-            metavar="SECONDS",
-            help="Seconds after which the connections that are left are ended. Default: never.",
+            is_duration=True,
+            help="After how long the connections that are left are ended. Default: never.",
         ),
     ] = None,
     no_wait: Annotated[bool, Flag("--no-wait", help="Do not wait until none is left.")] = False,
     undo: Annotated[bool, Flag("--undo", help="Give it new connections again.")] = False,
+    *,
+    output: OutputFormat = Format.TEXT,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Give a backend no new connections, and count those that are left until there are none.
 
     Examples:
-      kbe-nat drain 172.17.0.3 --deadline 60
+      kbe-nat drain 172.17.0.3 --deadline 60s
       kbe-nat drain 172.17.0.3:8080 --no-wait
+      kbe-nat drain svc/web -o json
       kbe-nat drain 172.17.0.3 --undo
     """
     if undo:
         refuse_on_command_line(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
         )
-        list(ask(socket, "undrain", type(None), backend=backend))
-        print(f"{backend} gets new connections again")
+        (row,) = ask(socket, "undrain", DrainRow, backend=backend)
+        if output is Format.JSON:
+            show_document(row, indent=None)
+        else:
+            print(f"{backend} gets new connections again")
         return
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty() and output is not Format.JSON
     last = None
     parameters = {"backend": backend, "seconds": deadline, "is_followed": not no_wait}
     for row in ask(socket, "drain", DrainRow, **parameters):
-        line = f"{backend}: {row.remaining} connections left after {row.seconds:.0f} s"
-        if is_terminal:
+        count = "1 connection" if row.remaining == 1 else f"{row.remaining} connections"
+        line = f"{backend}: {count} left after {row.seconds:.0f} s"
+        if output is Format.JSON:
+            show_document(row, indent=None)
+        elif is_terminal:
             print(f"\r{line}\x1b[K", end="", flush=True)
         elif row.remaining != last:
             print(line, flush=True)

@@ -4,16 +4,18 @@ A packet is described by flags, listed in a file, or taken from a capture. Its e
 from tables of the objects (`_Offline`), or from a running daemon.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import click
 from msgspec import ValidationError, convert
 
 from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
+from kbe_nat.cli.destination import Reachable, frontend_of, is_name, service_of
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
 from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, NodeCommand, node_options
@@ -28,7 +30,8 @@ from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
 from kbe_nat.cli.output import bold, show, show_document, show_json_rows, table
 from kbe_nat.cli.verb import verb
-from kbe_nat.client import ask
+from kbe_nat.client import ask, ask_rows
+from kbe_nat.daemon.rows import ServiceRow
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import SettingError
@@ -54,14 +57,21 @@ class PacketDescription:
 
     source: str | None = None
     destination: str | None = None
-    protocol: str = "tcp"
+    protocol: str = ""
     interface: str = ""
 
 
 PACKET_FLAGS: Final[Flags] = {
     "source": Flag("--from", help="Source, as ADDRESS or ADDRESS:PORT."),
-    "destination": Flag("--to", help="Destination, as ADDRESS:PORT."),
-    "protocol": Flag("--proto", help="tcp, udp or sctp."),
+    "destination": Flag(
+        "--to", help="Destination, as ADDRESS:PORT; or a Service, as NAME:PORT or svc/NAME."
+    ),
+    "protocol": Flag(
+        "--proto",
+        "-p",
+        help="tcp, udp or sctp. Default: that of the Service, or tcp.",
+        words=wire.WITH_PORTS,
+    ),
     "interface": Flag(
         "--iif",
         help="Device that the packet comes in by. Default: eth0, and none for the node's own.",
@@ -101,6 +111,7 @@ def explain(
 
     Examples:
       kbe-nat explain -f objects.yaml --from 10.0.2.15 --to 172.30.228.255:80
+      kbe-nat explain --live --from 10.0.2.15 --to svc/web
       kbe-nat explain --live --from 203.0.113.9 --to 192.0.2.1:30080 --iif eth0
       kbe-nat explain -f objects.yaml traffic.pcap --packet 42
     """
@@ -151,7 +162,15 @@ class _Offline:
 
     def explain(self, question: FlowQuestion) -> tuple[bytes, ExplanationRow]:
         """The packet that is described, and its explanation."""
-        packet = _describe(question)
+        ports = (
+            Reachable(
+                port.name,
+                port.protocol,
+                tuple((each.address or None, each.port) for each in port.frontends),
+            )
+            for port in self._plan.ports
+        )
+        packet = _describe(question, ports)
         device = self._device(packet, question.interface)
         explanation = self.engine.explain(packet, 0, interface=device, incomplete_checksum=True)
         return packet, explain_in_plan(explanation, packet, self._snapshot, self._plan)
@@ -175,7 +194,7 @@ def _question(packet: PacketDescription) -> FlowQuestion | None:
     if packet.source is None or packet.destination is None:
         raise SettingError("packet", "give --from and --to, or --flows, or a capture and --packet")
     try:
-        protocol = convert(packet.protocol.lower(), Protocol)
+        protocol = convert(packet.protocol.lower(), Protocol) if packet.protocol else None
     except ValidationError:
         raise SettingError(
             "--proto", f"{packet.protocol!r} is none of {', '.join(wire.WITH_PORTS)}"
@@ -183,22 +202,37 @@ def _question(packet: PacketDescription) -> FlowQuestion | None:
     return FlowQuestion(packet.source, packet.destination, protocol, packet.interface)
 
 
-def _describe(question: FlowQuestion) -> bytes:
-    """The bytes of a packet. Raises `SettingError`."""
+def _describe(question: FlowQuestion, ports: Iterable[Reachable]) -> bytes:
+    """The bytes of a packet; its destination may be the name of one of these service ports. Raises
+    `SettingError`, `NotFoundError`.
+    """
     from_address, from_port = parse(split_address, question.source, "--from")
-    to_address, to_port = parse(split_address, question.destination, "--to")
+    destination, protocol = question.destination, question.protocol or "tcp"
+    if is_name(destination):
+        destination, word = frontend_of(destination, ports, question.protocol)
+        protocol = cast(Protocol, word)
+    to_address, to_port = parse(split_address, destination, "--to")
     if to_port is None:
         raise SettingError("--to", f"{question.destination!r} has no port")
     from_end = (from_address, EPHEMERAL_PORT if from_port is None else from_port)
     try:
-        return wire.opening(question.protocol, from_end, (to_address, to_port))
+        return wire.opening(protocol, from_end, (to_address, to_port))
     except ValueError as error:
         raise SettingError("--to", str(error)) from None
 
 
 def _ask(live: LiveSettings, question: FlowQuestion) -> tuple[bytes, ExplanationRow]:
     """A packet, and its explanation by a running daemon."""
-    packet = _describe(question)
+    ports: Iterable[Reachable] = ()
+    if is_name(question.destination):
+        names = [service_of(question.destination)]
+        ports = [
+            Reachable(
+                row.name, row.protocol, tuple((each.address, each.port) for each in row.frontends)
+            )
+            for row in ask_rows(live.socket, "services", ServiceRow, names=names)
+        ]
+    packet = _describe(question, ports)
     (explanation,) = ask(
         live.socket,
         "explain",

@@ -1,11 +1,13 @@
 """Which connections are meant, by conntrack's flags (conntrack(8))."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address, ip_network
 from typing import Final
 
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.cli.kinds import service_name
 from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
 from kbe_nat.model import qualified
@@ -71,6 +73,13 @@ class FlowFilter:
     status: tuple[str, ...] = ()
     masqueraded: bool = False
     service: str = ""
+    names: tuple[str, ...] = ()
+    """Of Services and service ports, any of which a connection is to be of."""
+
+    def of_services(self, names: Sequence[str]) -> "FlowFilter":
+        """The same for connections of these Services, beside the one of --service."""
+        own = [self.service] if self.service else []
+        return replace(self, names=tuple(map(qualified, (*own, *names))))
 
     def parameters(self) -> dict[str, object]:
         """What the daemon filters by; `matches` does the rest."""
@@ -80,7 +89,7 @@ class FlowFilter:
             "destination": _single(self.destination),
             "backend": _single(self.backend),
             "state": self.state,
-            "names": [self.service] if self.service else [],
+            "names": list(self.names),
         }
         return {name: value for name, value in values.items() if value}
 
@@ -106,12 +115,12 @@ class FlowFilter:
             and self.state in ("", row.state)
             and all(_has_status(row, word) for word in self.status)
             and (not self.masqueraded or row.masquerade)
-            and self._is_of_service(row)
+            and (
+                not self.names
+                or row.service in self.names
+                or row.service.partition(":")[0] in self.names
+            )
         )
-
-    def _is_of_service(self, row: FlowRow) -> bool:
-        name = qualified(self.service)
-        return not self.service or row.service == name or row.service.startswith(f"{name}:")
 
 
 def family_of(row: FlowRow) -> Family:
@@ -201,5 +210,6 @@ FILTER_FLAGS: Final[Flags] = {
         parse_status,
     ),
     "masqueraded": Flag("--src-nat", "-n", help="Those whose source is masqueraded."),
-    "service": Flag("--service", help="Service or service port, as NAMESPACE/NAME[:PORT]."),
+    "service": TextFlag(Flag("--service", help="As a NAME."), service_name),
+    "names": None,
 }

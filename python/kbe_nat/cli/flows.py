@@ -15,7 +15,8 @@ class FlowQuestion(msgspec.Struct, frozen=True):
 
     source: str = msgspec.field(name="from")
     destination: str = msgspec.field(name="to")
-    protocol: Protocol = msgspec.field(name="proto", default="tcp")
+    protocol: Protocol | None = msgspec.field(name="proto", default=None)
+    """None: that of the Service that `to` names, or tcp."""
     interface: str | None = msgspec.field(name="iif", default=None)
     name: str = ""
 

@@ -1,6 +1,8 @@
 """`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,12 +30,13 @@ from kbe_nat.daemon.rows import (
     EndpointRow,
     FlowRow,
     NodeRow,
+    RulesRow,
     ServiceRow,
     SliceRow,
     StatsRow,
     StatusRow,
 )
-from kbe_nat.errors import SettingError
+from kbe_nat.errors import NotFoundError, SettingError
 
 LISTS: Final[dict[str, tuple[Listing[Any], type[Any], str]]] = {
     "services": (SERVICES, ServiceRow, "services"),
@@ -43,14 +46,18 @@ LISTS: Final[dict[str, tuple[Listing[Any], type[Any], str]]] = {
     "flows": (FLOWS, FlowRow, "flows"),
 }
 """How each kind is listed, its row, and the verb of the control socket."""
-DOCUMENTS: Final[dict[str, tuple[type[Any], Callable[[Any], list[Any]] | None]]] = {
-    "rules": (str, None),
+DOCUMENTS: Final[dict[str, tuple[type[msgspec.Struct], Callable[[Any], list[Any]]]]] = {
+    "rules": (RulesRow, lambda row: [row.text.removesuffix("\n")]),
     "stats": (StatsRow, stats_tables),
     "status": (StatusRow, status_tables),
 }
 """What is no list: its row, and its tables for people."""
 KINDS: Final = (*LISTS, *DOCUMENTS)
-SELECTION: Final = (*parameter_names(SELECTION_FLAGS), "no_headers", "sort_by", "watch")
+SELECTION: Final = (
+    *parameter_names(SELECTION_FLAGS),
+    *parameter_names({**LISTING_FLAGS, "output": None}),
+)
+"""Flags that say which rows of a list are meant, and in which order."""
 
 
 @verb(listing=LISTING_FLAGS, selection=SELECTION_FLAGS)
@@ -70,11 +77,12 @@ def get(
     listing: ListingSettings,
     selection: SelectionSettings,
     socket: Socket = DEFAULT_SOCKET,
-) -> None:
+) -> int:
     """List what the running daemon serves and carries.
 
     A name is that of a Service, NAMESPACE/NAME, or of one of its ports, NAMESPACE/NAME:PORT;
-    without a namespace that of -n counts, or default. Names that nothing has end the verb with 1.
+    without a namespace that of -n counts, or default. Endpointslices have names of their own, too.
+    Names that nothing has end the verb with 1, behind what the others have.
 
     Examples:
       kbe-nat get svc
@@ -85,48 +93,52 @@ def get(
       kbe-nat get svc -o jsonpath='{range .items[*]}{.name}{"\\n"}{end}'
     """
     things = resources(words, tuple(KINDS), "get")
-    if len(things) > 1 and (not listing.output.is_table or listing.is_watched):
-        raise SettingError("KIND", "several kinds can be listed as tables only, and without -w")
-    if "flows" not in things:
-        refuse_on_command_line(command, ["limit"], f"it has no effect on {', '.join(things)}")
+    _check(command, things, listing)
+    missing: list[NotFoundError] = []
     for place, (kind, names) in enumerate(things.items()):
         if kind in DOCUMENTS:
-            refuse_on_command_line(command, SELECTION, f"it has no effect on {kind}")
-            if names or listing.output.form in ("wide", "name"):
-                raise SettingError("KIND", f"{kind} have no names, and are not -o wide or name")
             _show_document(kind, socket, listing.output)
             continue
         if place:
             print()
-        list_view, row, verb_name = LISTS[kind]
+        view, row, verb_name = LISTS[kind]
         wanted: dict[str, object] = {"names": names} if kind == "nodes" and names else {}
         if kind != "nodes":
             wanted = selection_parameters(selection, names)
         if kind == "flows":
             wanted["limit"] = limit
-        _show_list(list_view, row, verb_name, socket, wanted, listing, place_of(selection))
+        look = partial(ask_rows, socket, verb_name, row, **wanted)
+        try:
+            view.show(look, listing, place_of(selection), names)
+        except NotFoundError as error:
+            missing.append(error)
+    for each in missing:
+        print(each, file=sys.stderr)
+    return 1 if missing else 0
 
 
-def _show_list(
-    view: Listing[Any],
-    row: type[Any],
-    verb_name: str,
-    socket: Path,
-    wanted: dict[str, object],
-    listing: ListingSettings,
-    where: str,
-) -> None:
-    view.show(lambda: ask_rows(socket, verb_name, row, **wanted), listing, where)
+def _check(command: click.Context, things: dict[str, list[str]], listing: ListingSettings) -> None:
+    """Raises `SettingError` for flags and names that have no effect on these kinds."""
+    if len(things) > 1 and (not listing.output.is_table or listing.is_watched):
+        raise SettingError("KIND", "several kinds can be listed as tables only, and without -w")
+    if "flows" not in things:
+        refuse_on_command_line(command, ["limit"], f"it has no effect on {', '.join(things)}")
+    if {*things} == {"nodes"}:
+        refuse_on_command_line(
+            command, ["namespace", "all_namespaces"], "nodes are in no namespace"
+        )
+    if "nodes" in things:
+        refuse_on_command_line(command, ["selector"], "labels of nodes are not followed")
+    for kind in (kind for kind in things if kind in DOCUMENTS):
+        refuse_on_command_line(command, SELECTION, f"it has no effect on {kind}")
+        if things[kind] or listing.output.form in ("wide", "name"):
+            raise SettingError("KIND", f"{kind} have no names, and are not -o wide or name")
 
 
 def _show_document(kind: str, socket: Path, output: Output) -> None:
     row, tables = DOCUMENTS[kind]
     (document,) = ask(socket, kind, row)
-    if not output.is_table:
-        write_document(
-            document_of(document) if isinstance(document, msgspec.Struct) else document, output
-        )
-    elif tables is None:
-        print(document, end="")
-    else:
+    if output.is_table:
         show(*tables(document))
+    else:
+        write_document(document_of(document), output)

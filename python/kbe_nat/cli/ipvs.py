@@ -26,7 +26,8 @@ def ipvs(
 ) -> None:
     """List service ports and their backends in the format of ipvsadm.
 
-    Each frontend is a virtual server. Its counters are those of the whole service port.
+    Each frontend is a virtual server. Its counters are those of the whole service port. As with
+    IPVS, InActConn has TCP from its first FIN on, SCTP that is not established, and all UDP.
 
     Examples:
       kbe-nat ipvs -Ln
@@ -50,10 +51,16 @@ def ipvs(
         for frontend in _frontends(row):
             print(f"{row.protocol.upper():<4} {frontend} {row.strategy}{affinity}")
             for endpoint in row.endpoints:
+                inactive = _inactive(row, endpoint)
                 print(
                     f"  -> {endpoint.backend:<28} Masq    {endpoint.weight:<6} "
-                    f"{endpoint.active:<10} 0"
+                    f"{endpoint.active - inactive:<10} {inactive}"
                 )
+
+
+def _inactive(row: DescriptionRow, endpoint: EndpointRow) -> int:
+    """What IPVS counts so: all that is no TCP or SCTP, and those that are being closed."""
+    return endpoint.inactive if row.protocol in STATEFUL else endpoint.active
 
 
 def _frontends(row: DescriptionRow) -> list[str]:
@@ -126,6 +133,8 @@ def _print_connections(socket: Path) -> None:
 
 
 IPV6: Final = 6
+STATEFUL: Final = ("tcp", "sctp")
+"""Protocols whose connections have states; IPVS takes no other for active."""
 SECONDS: Final = 1.0
 """Between the two looks of --rate."""
 TOTALS: Final = ("Conns", "InPkts", "OutPkts", "InBytes", "OutBytes")

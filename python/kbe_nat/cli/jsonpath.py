@@ -2,9 +2,11 @@
 
 A template is text and actions in braces. An action is a path, a text in quotation marks, `range`
 with a path, or `end`. A path begins at the root, within `range` at the element; `$` is always the
-root. Its steps are `.field`, `['field']`, `[2]`, `[-1]`, `[1:3]`, `[*]`, `..field` and
-`[?(@.field=="x")]`. A field that is not there gives nothing. Texts are printed as they are, other
-values as JSON.
+root. Its steps are `.field`, `['field']`, `['one','other']`, `[2]`, `[-1]`, `[0,2]`, `[1:3]`,
+`[::2]`, `[*]`, `.*`, `..field` and `[?(@.field=="x")]`, with `== != < <= > >=` or nothing for
+"is there". A dot within a name is written `\\.`; within brackets it may stand as it is. A field
+that is not there gives nothing, an index past the end is an error, as in kubectl. Texts are printed
+as they are, other values as JSON.
 """
 
 import json
@@ -55,7 +57,7 @@ class Template:
         assert not rest
 
     def render(self, value: Any) -> str:  # noqa: ANN401
-        """The text for a value of JSON."""
+        """The text for a value of JSON. Raises ValueError for an index past the end of a list."""
         return "".join(_render(self._parts, value, value))
 
 
@@ -147,22 +149,17 @@ def _path(text: str) -> Path:
 
 
 def _step(match: re.Match[str]) -> Step:
-    if (name := match["deep"]) is not None:
+    if match["deep"] is not None:
+        name = _ESCAPE.sub(r"\1", match["deep"])
         return lambda values: [inner for value in values for inner in _deep(value, name)]
     if (name := match["name"]) is not None:
-        return _elements if name == "*" else _field(name.replace("\\.", "."))
-    if (name := match["quoted"]) is not None:
-        return _field(name)
+        return _elements if name == "*" else _field(_ESCAPE.sub(r"\1", name))
+    if match["quoted"] is not None:
+        return _union([_key(name) for name in _NAME.findall(match["quoted"])])
     if match["index"] is not None:
-        return _index(int(match["index"]))
+        return _union([_index(int(place)) for place in match["index"].split(",")])
     if match["slice"] is not None:
-        bounds = [int(bound) if bound else None for bound in match["slice"].split(":")]
-        return lambda values: [
-            element
-            for value in values
-            if isinstance(value, list)
-            for element in value[slice(*bounds)]
-        ]
+        return _slice(match["slice"])
     if match["field"] is not None:
         return _filter(match["field"], match["operator"], match["right"])
     return _elements
@@ -174,12 +171,59 @@ def _field(name: str) -> Step:
     ]
 
 
+def _union(steps: list[Step]) -> Step:
+    """What each of the steps leads to, one behind the other."""
+    return lambda values: [element for step in steps for element in step(values)]
+
+
+def _key(name: str) -> Step:
+    """A name in brackets. As kubectl reads it, a dot begins the next field unless it is escaped; a
+    field that has the dot in its name comes first.
+    """
+    whole = _ESCAPE.sub(r"\1", name)
+    path = [_ESCAPE.sub(r"\1", part) for part in _DOT.split(name)]
+
+    def step(values: Values) -> Values:
+        found = _field(whole)(values)
+        if found or len(path) == 1:
+            return found
+        for part in path:
+            values = _field(part)(values)
+        return values
+
+    return step
+
+
 def _index(place: int) -> Step:
     return lambda values: [
-        value[place]
-        for value in values
-        if isinstance(value, list) and -len(value) <= place < len(value)
+        value[_within(place, value)] for value in values if isinstance(value, list)
     ]
+
+
+def _within(place: int, value: Values) -> int:
+    """An index. Raises ValueError for one that is past the end."""
+    if not -len(value) <= place < len(value):
+        raise ValueError(f"array index out of bounds: index {place}, length {len(value)}")
+    return place
+
+
+def _slice(text: str) -> Step:
+    start, stop, step = [int(part) if part else None for part in f"{text}:".split(":")][:3]
+    if step is not None and step < 1:
+        raise ValueError(f"[{text}]: a step is at least 1")
+
+    def take(values: Values) -> Values:
+        taken = []
+        for value in values:
+            if isinstance(value, list):
+                if start != stop and start is not None:
+                    _within(start, value)
+                if start != stop and stop is not None and abs(stop) > len(value):
+                    _within(stop - 1 if stop > 0 else stop, value)
+                taken += value[start:stop:step]
+        return taken
+
+    return take
 
 
 def _elements(values: Values) -> Values:
@@ -223,15 +267,18 @@ def _filter(field: str, operator: str | None, right: str | None) -> Step:
 
 _ACTION: Final = re.compile(r"""\{((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^{}"'])*)\}""")
 _STEP: Final = re.compile(
-    r"""\.\.(?P<deep>[\w-]+)
-    | \.(?P<name>\*|(?:\\\.|[\w/-])+)
-    | \.?\['(?P<quoted>[^']+)'\]
-    | \.?\[(?P<index>-?\d+)\]
-    | \.?\[(?P<slice>-?\d*:-?\d*(?::\d+)?)\]
+    r"""\.\.(?P<deep>(?:\\.|[\w-])+)
+    | \.(?P<name>\*|(?:\\.|[\w/-])+)
+    | \.?\[\s*(?P<quoted>(?:'[^']+'|"[^"]+")(?:\s*,\s*(?:'[^']+'|"[^"]+"))*)\s*\]
+    | \.?\[\s*(?P<index>-?\d+(?:\s*,\s*-?\d+)*)\s*\]
+    | \.?\[(?P<slice>-?\d*:-?\d*(?::-?\d*)?)\]
     | \.?\[\?\(\s*(?P<field>@[^=!<>]*?)\s*(?:(?P<operator>==|!=|<=|>=|<|>)(?P<right>.+?))?\s*\)\]
     | \.?\[\*\]""",
     re.VERBOSE,
 )
+_ESCAPE: Final = re.compile(r"\\(.)")
+_DOT: Final = re.compile(r"(?<!\\)\.")
+_NAME: Final = re.compile(r"""['"]([^'"]+)['"]""")
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r"}
 _COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "==": lambda value, wanted: bool(value == wanted),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.errors import SettingError
 
 ALIASES: Final = {
@@ -41,6 +42,22 @@ class Resources(click.ParamType[str]):
         if param is not None and ctx.params.get(param.name):
             return []
         return [CompletionItem(kind) for kind in self.kinds if kind.startswith(incomplete)]
+
+
+class ServiceName(click.ParamType[str]):
+    """A word that names a Service or a port of it, by KIND/NAME too, without the kind."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:  # noqa: ANN401
+        """See click."""
+        return service_name(str(value))
+
+
+def service_name(word: str) -> str:
+    """The name in NAME, NAMESPACE/NAME or KIND/NAME, of a Service or of its endpoints."""
+    kind, _, name = word.partition("/")
+    return name if name and _KINDS.get(kind.lower()) in ("services", "endpoints") else word
 
 
 def resources(words: Sequence[str], kinds: Sequence[str], verb: str) -> dict[str, list[str]]:
@@ -77,6 +94,7 @@ def _listed(kinds: Iterable[str]) -> str:
     return ", ".join(f"{kind} ({ALIASES[kind][0]})" if ALIASES[kind] else kind for kind in kinds)
 
 
+NAMES: Final = Argument("Services, or their ports, as NAME or svc/NAME.", "[NAME]", ServiceName())
 ELSEWHERE: Final = {
     "pods": ", which kubectl get pods and kbe-nat playground get pods list",
     "replicationcontrollers": ", which kubectl get rc and kbe-nat playground get rc list",

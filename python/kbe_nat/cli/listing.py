@@ -1,8 +1,8 @@
 """Lists as kubectl writes them: a table, or rows as JSON, YAML, names, or by a JSONPath template.
 
 A `Listing` says what a row's columns, name and kind are. As JSON a list is an object with
-`apiVersion`, `kind` and `items`. While it is watched, the rows that differ from the look before
-follow the list.
+`apiVersion`, `kind` and `items`; the only row of the only name is the object itself, as with
+kubectl. While a list is watched, the rows that differ from the look before follow it.
 """
 
 import json
@@ -17,9 +17,10 @@ import msgspec
 
 from kbe_nat.cli.flags.listing import ListingSettings, Output, SelectionSettings
 from kbe_nat.cli.jsonpath import Path
-from kbe_nat.cli.output import API_VERSION, show_json, show_json_rows
+from kbe_nat.cli.output import API_VERSION, document_of, show_json, show_json_rows
 from kbe_nat.cli.table import Table
-from kbe_nat.errors import SettingError
+from kbe_nat.daemon.rows import WatchEventRow
+from kbe_nat.errors import NotFoundError, SettingError
 
 _Row = TypeVar("_Row")
 
@@ -32,6 +33,8 @@ class Column(Generic[_Row]):
     cell: Callable[[_Row], object]
     is_wide: bool = False
     """Only -o wide shows it."""
+    is_clock: bool = False
+    """It changes by itself as time passes."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,46 @@ class Listing(Generic[_Row]):
     gap: int = 2
     """Blanks between columns."""
 
+    is_one_row: bool = False
+    """A name may be of one row, which is the document then."""
+
     def show(
         self,
         look: Callable[[], Iterable[_Row]],
         settings: ListingSettings,
         where: str = "",
+        names: Sequence[str] = (),
     ) -> None:
         """Write the rows of a look, and of later ones where they are watched. `where` says in the
-        message about an empty list where it was looked for.
+        message about an empty list where it was looked for, and `names` what was asked for. Raises
+        `NotFoundError` behind the rows that there are.
         """
         if settings.output.form == "name" and self.name is None:
             raise SettingError("--output", f"a {self.kind.lower()} has no name")
+        if settings.shows_events and not settings.is_watched:
+            raise SettingError("--output-watch-events", "it has no effect without --watch")
         if settings.is_watched:
             self._watch(look, settings)
             return
-        rows = _sort(look(), settings.sort_by)
+        found = _Found(look())
+        rows: Iterable[_Row] = found
+        if names:
+            rows = list(rows)
+            # Where none of the names is of anything, there is nothing to write.
+            if not rows and found.missing:
+                raise found.missing
+            if self.is_one_row and len(names) == len(rows) == 1 and settings.output.is_document:
+                write_document(self.document(rows[0]), settings.output)
+                return
+        self._write(_sort(rows, settings.sort_by), settings, where)
+        if found.missing:
+            raise found.missing
+
+    def _write(self, rows: Iterable[_Row], settings: ListingSettings, where: str) -> None:
         form = settings.output.form
         if form == "json":
             show_json_rows(rows, self.kind)
-        elif form in ("yaml", "jsonpath"):
+        elif settings.output.is_document:
             items = [msgspec.to_builtins(row) for row in rows]
             write_document(list_document(self.kind, items), settings.output)
         elif form == "name":
@@ -74,12 +98,17 @@ class Listing(Generic[_Row]):
         else:
             self._print_table(rows, settings, where)
 
-    def _columns(self, output: Output) -> list[Column[_Row]]:
+    def document(self, row: _Row) -> dict[str, Any]:
+        """A row alone, as JSON has it."""
+        return {"apiVersion": API_VERSION, "kind": self.kind, **msgspec.to_builtins(row)}
+
+    def shown_columns(self, output: Output) -> list[Column[_Row]]:
+        """The columns of a table in this form."""
         return [each for each in self.columns if output.form == "wide" or not each.is_wide]
 
     def table(self, rows: Iterable[_Row], output: Output) -> Table:
         """Rows as a table."""
-        columns = self._columns(output)
+        columns = self.shown_columns(output)
         table = Table("", tuple(each.title for each in columns), 0, self.gap)
         for row in rows:
             table.add_row(*(str(each.cell(row)) for each in columns))
@@ -94,43 +123,117 @@ class Listing(Generic[_Row]):
             print(line)
 
     def _watch(self, look: Callable[[], Iterable[_Row]], settings: ListingSettings) -> None:
-        """Rows that are new, or whose cells have changed, once in a while."""
-        before: dict[object, list[str]] = {}
-        columns = self._columns(settings.output)
-        widths: list[int] = []
+        """Rows that are new, have changed or are gone, once in a while."""
+        columns = self.shown_columns(settings.output)
+        printer = _ChangePrinter(self, columns, settings)
+        before: dict[object, _Seen[_Row]] = {}
+        is_first = True
         while True:
-            rows = list(_sort(look(), settings.sort_by))
-            cells = [[str(each.cell(row)) for each in columns] for row in rows]
-            now = {_key(row): texts for row, texts in zip(rows, cells, strict=True)}
-            if not widths and rows:
-                titles = [] if settings.no_headers else [[each.title for each in columns]]
-                widths = [max(map(len, column)) for column in zip(*titles, *cells, strict=True)]
-                if settings.output.is_table and titles:
-                    print(_line(titles[0], widths, self.gap))
-            for row, texts in zip(rows, cells, strict=True):
-                if before.get(_key(row)) != texts:
-                    self._print_change(row, texts, widths, settings)
+            found = _Found(look())
+            rows = list(_sort(found, settings.sort_by))
+            # As with kubectl, what is watched has to be there once.
+            if is_first and found.missing:
+                raise found.missing
+            is_first = False
+            now = {_key(row): self.seen(row, columns, settings) for row in rows}
+            printer.begin([seen.cells for seen in now.values()])
+            for key, seen in before.items():
+                if key not in now:
+                    printer.print("DELETED", seen)
+            for key, seen in now.items():
+                earlier = before.get(key)
+                if earlier is None or earlier.facts != seen.facts:
+                    printer.print("ADDED" if earlier is None else "MODIFIED", seen)
             sys.stdout.flush()
             before = now
             time.sleep(WATCH_SECONDS)
 
-    def _print_change(
-        self, row: _Row, texts: list[str], widths: Sequence[int], settings: ListingSettings
-    ) -> None:
-        form = settings.output.form
-        if form == "json":
-            show_json(
-                {"apiVersion": API_VERSION, "kind": self.kind, **msgspec.to_builtins(row)}, None
-            )
-        elif form in ("yaml", "jsonpath"):
-            write_document(msgspec.to_builtins(row), settings.output)
-            if form == "yaml":
-                print("---")
-        elif form == "name":
-            assert self.name is not None
-            print(self.name(row))
+    def seen(
+        self, row: _Row, columns: Sequence[Column[_Row]], settings: ListingSettings
+    ) -> "_Seen[_Row]":
+        """A row, and what of it counts as a change: of a table what is in it, else all; but no
+        time that passes by itself.
+        """
+        cells = [str(each.cell(row)) for each in columns]
+        if settings.output.is_table:
+            facts: object = [
+                cell for cell, each in zip(cells, columns, strict=True) if not each.is_clock
+            ]
         else:
-            print(_line(texts, widths, self.gap))
+            fields = msgspec.to_builtins(row)
+            facts = {name: value for name, value in fields.items() if name not in CLOCKS}
+        return _Seen(row, cells, facts)
+
+
+class _Found(Generic[_Row]):
+    """Rows as they come, and the names behind them that are of nothing."""
+
+    def __init__(self, rows: Iterable[_Row]) -> None:
+        self._rows = iter(rows)
+        self.missing: NotFoundError | None = None
+
+    def __iter__(self) -> Iterator[_Row]:
+        try:
+            yield from self._rows
+        except NotFoundError as error:
+            self.missing = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen(Generic[_Row]):
+    """A row at a look."""
+
+    row: _Row
+    cells: list[str]
+    facts: object
+    """By which it is told whether it has changed."""
+
+
+class _ChangePrinter(Generic[_Row]):
+    """Writes rows one by one; the columns are as wide as those of the first ones."""
+
+    def __init__(
+        self, listing: Listing[_Row], columns: Sequence[Column[_Row]], settings: ListingSettings
+    ) -> None:
+        self._listing = listing
+        self._titles = [each.title for each in columns]
+        self._settings = settings
+        self._widths: list[int] = []
+
+    def begin(self, rows: Sequence[list[str]]) -> None:
+        """The names of the columns, ahead of the first rows that there are."""
+        if self._widths or not rows:
+            return
+        titles = [] if self._settings.no_headers else [self._titles]
+        self._widths = [max(map(len, column)) for column in zip(*titles, *rows, strict=True)]
+        if self._settings.output.is_table and titles:
+            self._print_line("EVENT", self._titles)
+
+    def print(self, event: str, seen: _Seen[_Row]) -> None:
+        """A row that has come, changed or gone. Without the word for it the last of these looks as
+        the others do, as with kubectl.
+        """
+        output, listing = self._settings.output, self._listing
+        if output.is_table:
+            self._print_line(event, seen.cells)
+            return
+        if output.form == "name":
+            assert listing.name is not None
+            print(listing.name(seen.row))
+            return
+        document = listing.document(seen.row)
+        if self._settings.shows_events:
+            document = document_of(WatchEventRow(event, document))
+        if output.form == "json":
+            show_json(document, None)
+            return
+        write_document(document, output)
+        if output.form == "yaml":
+            print("---")
+
+    def _print_line(self, event: str, cells: Sequence[str]) -> None:
+        word = f"{event:<10}" if self._settings.shows_events else ""
+        print(word + _line(cells, self._widths, self._listing.gap))
 
 
 def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> dict[str, object]:
@@ -162,7 +265,10 @@ def list_document(kind: str, items: list[Any]) -> dict[str, Any]:
 def write_document(document: Any, output: Output) -> None:  # noqa: ANN401
     """A value of JSON, as JSON, YAML, or by a template."""
     if output.template is not None:
-        sys.stdout.write(output.template.render(document))
+        try:
+            sys.stdout.write(output.template.render(document))
+        except ValueError as error:
+            raise SettingError("--output", f"jsonpath: {error}") from None
         # kubectl writes no line feed, either.
     elif output.form == "yaml":
         from kbe_nat.kubeproxy.yaml_text import yaml_text
@@ -190,14 +296,22 @@ def _sort(rows: Iterable[_Row], path: Path | None) -> Iterable[_Row]:
     if path is None:
         return rows
     rows = list(rows)
-    if rows and not any(path.values(msgspec.to_builtins(row)) for row in rows):
+    if rows and not any(_values(row, path) for row in rows):
         raise SettingError("--sort-by", "no row has such a field; -o json shows their fields")
     return sorted(rows, key=lambda row: _rank(row, path))
 
 
+def _values(row: object, path: Path) -> list[Any]:
+    """What the path leads to; nothing where a list of the row is too short for it."""
+    try:
+        return path.values(msgspec.to_builtins(row))
+    except ValueError:
+        return []
+
+
 def _rank(row: object, path: Path) -> tuple[int, float, str]:
     """Rows without the field come first, then numbers, then texts."""
-    values = path.values(msgspec.to_builtins(row))
+    values = _values(row, path)
     value = values[0] if values else None
     if value is None:
         return 0, 0.0, ""
@@ -223,5 +337,7 @@ IDENTITY: Final = (
     "sequence",
 )
 """Fields that tell a row from the others of its kind."""
+CLOCKS: Final = ("timeout", "age", "seconds")
+"""Fields that change by themselves as time passes."""
 WATCH_SECONDS: Final = 1.0
 """Between two looks."""

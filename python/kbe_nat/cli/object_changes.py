@@ -1,4 +1,4 @@
-"""`replay --at TIME -f FILE`: other objects from a moment of the capture on.
+"""`replay --at DURATION -f FILE`: other objects from a moment of the capture on.
 
 Objects of one moment take the place of all before. While a change is to come, packets are read one
 by one, so that the first packet of its time or later meets the new objects, and none before.
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from kbe_nat.cli.flags.values import parse_duration
 from kbe_nat.drivers.capture import MAX_PACKETS, CaptureQueue
 from kbe_nat.drivers.queue import Batch, PacketQueue
 from kbe_nat.errors import SettingError
-from kbe_nat.kubeproxy.duration import nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def split_changes(arguments: list[str]) -> tuple[list[str], list[Change]]:
     for change in changes:
         if not change.files:
             raise SettingError(
-                AT, f"{change.text}: say which objects count then: {AT} TIME -f FILE"
+                AT, f"{change.text}: say which objects count then: {AT} DURATION -f FILE"
             )
     return rest, sorted(changes, key=lambda change: change.time)
 
@@ -71,18 +71,13 @@ def _value(value: str | None, words: Iterator[str], name: str) -> str:
 
 
 def _time(text: str) -> int:
-    """Nanoseconds of 50s, 1m30s, or of a number of seconds."""
     try:
-        time = round(float(text) * 1e9) if _is_number(text) else nanoseconds(text)
-    except (ValueError, OverflowError) as error:
+        time = parse_duration(text)
+    except ValueError as error:
         raise SettingError(AT, str(error)) from None
     if time < 0:
         raise SettingError(AT, f"{text!r} is before the first packet")
     return time
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
 
 
 @dataclass(slots=True)

@@ -138,7 +138,8 @@ def get(
     world = World(state)
     for kind, names in resources(words, KINDS_LISTED, "playground get").items():
         view = VIEWS[kind]
-        view.show(partial(rows_of, world, kind, selection, names), listing, place_of(selection))
+        look = partial(rows_of, world, kind, selection, names)
+        view.show(look, listing, place_of(selection), names)
 
 
 @playground.verb()
@@ -326,16 +327,6 @@ def _lines(fields: dict[str, str]) -> str:
 
 def _labels(labels: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in labels.items()) or "<none>"
-
-
-def _age(seconds: int) -> str:
-    return (
-        f"{seconds}s"
-        if seconds < 120
-        else f"{seconds // 60}m"
-        if seconds < 7200
-        else f"{seconds // 3600}h"
-    )
 
 
 CURL_SECONDS: Final = "5"

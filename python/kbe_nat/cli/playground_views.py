@@ -6,7 +6,8 @@ from kbe_nat.cli.listing import Column, Listing
 from kbe_nat.playground.rows import ControllerRow, EndpointsRow, PodRow, ServiceObjectRow
 
 
-def _age(seconds: int) -> str:
+def age_text(seconds: int) -> str:
+    """Seconds as kubectl writes an age."""
     if seconds < 120:
         return f"{seconds}s"
     return f"{seconds // 60}m" if seconds < 7200 else f"{seconds // 3600}h"
@@ -14,7 +15,7 @@ def _age(seconds: int) -> str:
 
 GAP: Final = 3
 NAME: Final = Column[Any]("NAME", lambda row: row.name)
-AGE: Final = Column[Any]("AGE", lambda row: _age(row.seconds))
+AGE: Final = Column[Any]("AGE", lambda row: age_text(row.seconds), is_clock=True)
 PODS: Final = Listing[PodRow](
     "PlaygroundPod",
     (
@@ -27,6 +28,7 @@ PODS: Final = Listing[PodRow](
     ),
     lambda row: f"pod/{row.name}",
     GAP,
+    is_one_row=True,
 )
 SERVICES: Final = Listing[ServiceObjectRow](
     "PlaygroundService",
@@ -39,6 +41,7 @@ SERVICES: Final = Listing[ServiceObjectRow](
     ),
     lambda row: f"service/{row.name}",
     GAP,
+    is_one_row=True,
 )
 CONTROLLERS: Final = Listing[ControllerRow](
     "PlaygroundController",
@@ -51,12 +54,14 @@ CONTROLLERS: Final = Listing[ControllerRow](
     ),
     lambda row: f"replicationcontroller/{row.name}",
     GAP,
+    is_one_row=True,
 )
 ENDPOINTS: Final = Listing[EndpointsRow](
     "PlaygroundEndpoints",
     (NAME, Column("ENDPOINTS", lambda row: ",".join(row.endpoints) or "<none>")),
     lambda row: f"endpoints/{row.name}",
     GAP,
+    is_one_row=True,
 )
 VIEWS: Final[dict[str, Listing[Any]]] = {
     "pods": PODS,

@@ -128,7 +128,7 @@ def replay(
         list[str],
         Flag(
             "--at",
-            metavar="TIME",
+            metavar="DURATION",
             help="The objects of each -f behind it take the place of all before, from so long after"
             " the first packet on, such as 50s; repeatable.",
         ),

@@ -108,7 +108,7 @@ def shadow(
     command: click.Context,
     duration: Annotated[
         float | None,
-        Flag(min=0.1, metavar="SECONDS", help="How long to watch. Default: until Ctrl-C."),
+        Flag(min=0.1, is_duration=True, help="How long to watch. Default: until Ctrl-C."),
     ] = None,
     count: Annotated[
         int | None,

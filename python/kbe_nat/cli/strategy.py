@@ -5,6 +5,7 @@ from typing import Annotated
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.listing import NAMESPACE_FLAG
 from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.kinds import ServiceName
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.model import Strategy, qualified
@@ -18,7 +19,8 @@ def set_strategy(
         str,
         Argument(
             help="NAMESPACE/NAME for all its ports, or NAMESPACE/NAME:PORT; in namespace default"
-            " NAME is enough."
+            " NAME is enough.",
+            type=ServiceName(),
         ),
     ],
     name: Annotated[Strategy, Argument(help="The strategy.")],
@@ -29,7 +31,7 @@ def set_strategy(
     stay.
 
     Examples:
-      kbe-nat strategy set web wlc
+      kbe-nat strategy set svc/web wlc
       kbe-nat strategy set shop/web:http p2c
     """
     service = qualified(service, namespace)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from shutil import get_terminal_size
 from typing import Annotated, TypeAlias
 
-from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.listing import SELECTION_FLAGS, SelectionSettings
 from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.listing import selection_parameters
 from kbe_nat.cli.output import show, table, text_of
 from kbe_nat.cli.table import Table
@@ -22,10 +23,10 @@ _Key: TypeAlias = tuple[str, str]
 
 @verb(selection=SELECTION_FLAGS)
 def top(
-    names: Annotated[list[str], Argument("Services, or their ports.", "[NAME]")] = [],  # noqa: B006
+    names: Annotated[list[str], NAMES] = [],  # noqa: B006
     seconds: Annotated[
         float,
-        Flag("--delay", "-d", min=0.1, metavar="SECONDS", help="Time between two looks."),
+        Flag("--delay", "-d", min=0.1, is_duration=True, help="Time between two looks."),
     ] = 1.0,
     rows: Annotated[int, Flag("--rows", min=1, help="Endpoints that are shown, at most.")] = 30,
     looks: Annotated[

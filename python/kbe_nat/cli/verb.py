@@ -74,6 +74,24 @@ class VerbCommand(click.Command):
             context_settings=CONTEXT,
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click. `-o=json` is `-o json`, as in kubectl; click would take the sign for a part of
+        the value.
+        """
+        short = {
+            name
+            for each in self.params
+            if isinstance(each, click.Option) and not (each.is_flag or each.count)
+            for name in each.opts
+            if len(name) == len("-o")
+        }
+        end = args.index("--") if "--" in args else len(args)
+        words: list[str] = []
+        for word in args[:end]:
+            is_assigned = word[:2] in short and word[2:3] == "="
+            words += [word[:2], word[3:]] if is_assigned else [word]
+        return super().parse_args(ctx, [*words, *args[end:]])
+
     def _parameters(self, tables: dict[str, Flags]) -> Iterator[click.Parameter]:
         for name, each in inspect.signature(self._function).parameters.items():
             if name in tables:

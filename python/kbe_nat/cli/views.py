@@ -88,6 +88,7 @@ SERVICES: Final = Listing[ServiceRow](
         Column("frontends", lambda row: ", ".join(map(frontend_text, row.frontends)), is_wide=True),
     ),
     lambda row: f"service/{row.name}",
+    is_one_row=True,
 )
 ENDPOINTS: Final = Listing[EndpointRow](
     "Endpoint",
@@ -114,6 +115,7 @@ SLICES: Final = Listing[SliceRow](
         Column("endpoints", lambda row: ",".join(row.endpoints) or "<none>"),
     ),
     lambda row: f"endpointslice/{row.name}",
+    is_one_row=True,
 )
 NODES: Final = Listing[NodeRow](
     "Node",
@@ -125,6 +127,7 @@ NODES: Final = Listing[NodeRow](
         Column("pod ranges", lambda row: ",".join(row.pod_ranges) or "<none>", is_wide=True),
     ),
     lambda row: f"node/{row.name}",
+    is_one_row=True,
 )
 FLOWS: Final = Listing[FlowRow](
     "Flow",
@@ -135,8 +138,8 @@ FLOWS: Final = Listing[FlowRow](
         Column("frontend", lambda row: join_address(*row.destination)),
         Column("backend", lambda row: join_address(*row.reply_source)),
         Column("service", lambda row: row.service),
-        Column("timeout", lambda row: f"{row.timeout} s"),
-        Column("age", lambda row: f"{row.age} s", is_wide=True),
+        Column("timeout", lambda row: f"{row.timeout} s", is_clock=True),
+        Column("age", lambda row: f"{row.age} s", is_wide=True, is_clock=True),
         *TRAFFIC,
     ),
 )

@@ -172,27 +172,32 @@ class Controller:
 
     def drain(self, backend: str, seconds: float | None) -> int:
         """Give this backend ("address" or "address:port") no new flows; end those that are left
-        after `seconds`. Returns in how many service ports it stands. Raises `ArgumentError` when in
+        after `seconds`. Returns in how many service ports it stands. Raises `NotFoundError` when in
         none. Cost: a look at all backends.
         """
         with self._lock:
             drain = Drain(backend, None if seconds is None else time.monotonic() + seconds)
             ports = list(filter(drain.stands_in, self.plan.ports))
             if not ports:
-                raise ArgumentError(f"{backend}: no service port has this backend")
+                raise NotFoundError("backends", backend)
             self._overrides.drains[backend] = drain
             self._carry_out(service_keys(ports))
             return len(ports)
 
-    def undrain(self, backend: str) -> None:
-        """Give it new flows again. Raises `ArgumentError` when it is not being drained. Cost: a
-        look at all backends.
+    def undrain(self, backend: str) -> int:
+        """Give it new flows again. Returns in how many service ports it stands. Raises
+        `NotFoundError` when it stands in none, `ArgumentError` when it is not being drained. Cost:
+        a look at all backends.
         """
         with self._lock:
-            drain = self._overrides.drains.pop(backend, None)
-            if drain is None:
+            ports = list(filter(Drain(backend).stands_in, self.plan.ports))
+            if backend not in self._overrides.drains:
+                if not ports:
+                    raise NotFoundError("backends", backend)
                 raise ArgumentError(f"{backend} is not being drained")
-            self._carry_out(service_keys(filter(drain.stands_in, self.plan.ports)))
+            del self._overrides.drains[backend]
+            self._carry_out(service_keys(ports))
+            return len(ports)
 
     def remaining(self, backend: str) -> int:
         """Flows that a backend still has, without those that are over and only remembered for a

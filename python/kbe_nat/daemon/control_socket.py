@@ -2,8 +2,8 @@
 
 **Protocol.** A connection carries one request, a line `{"verb": NAME, ...}`. The answer is any
 number of lines `{"result": ...}`, and then `{"end": true}` or `{"error": TEXT}`, with `kind` and
-`name` of what is not there where a name is of nothing; some verbs send
-results until the client closes the connection. The result of a list is a page of it: there is at
+`names` of what is not there where names are of nothing; some verbs send results until the client
+closes the connection. The result of a list is a page of it: there is at
 least one, and a long list has many, so that no list is in memory as a whole. `kbe_nat.client` is
 the other end.
 
@@ -113,7 +113,7 @@ class ControlServer:
                 yield {"result": result}
             yield {"end": True}
         except NotFoundError as error:
-            yield {"error": str(error), "kind": error.kind, "name": error.name}
+            yield {"error": str(error), "kind": error.kind, "names": error.names}
         except KbeNatError as error:
             yield {"error": str(error)}
         except Exception as error:

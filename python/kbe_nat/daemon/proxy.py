@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+from kbe_nat import __version__
 from kbe_nat.collector import collect_rarely, settle
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
@@ -415,6 +416,7 @@ class Proxy:
     def _status(self) -> StatusRow:
         facts = self._facts
         return StatusRow(
+            version=__version__,
             datapath=str(facts.datapath),
             driver=str(facts.driver),
             queues=facts.queues,

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
-from kbe_nat.daemon.rows import DecisionAction
+from kbe_nat.daemon.rows import DecisionAction, End
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
 from kbe_nat.sources.manifests.documents import reason_and_path
@@ -29,6 +29,12 @@ class _Filters(_Selection, frozen=True):
     destination: Text | None = None
     backend: Text | None = None
     state: Text | None = None
+
+
+class _Ends(_Parameters, frozen=True):
+    """Connections, each by protocol, client and frontend."""
+
+    flows: Annotated[list[tuple[Text, End, End]], msgspec.Meta(max_length=1000)]
 
 
 class _Named(_Parameters, frozen=True):
@@ -80,7 +86,8 @@ VERBS: Final[dict[str, type[_Parameters]]] = {
     "nodes": _Named,
     "describe": _Selection,
     "flows": _Listing,
-    "delete": _Filters,
+    "delete": _Ends,
+    "flush": _Parameters,
     "decisions": _Decisions,
     "events": _Parameters,
     "rules": _Parameters,

@@ -103,6 +103,7 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
             backend=name,
             weight=weights.get(name, 0),
             state=state,
+            inactive=counters[name].inactive if name in counters else 0,
             **_counters(counters.get(name), is_counted),
         )
 

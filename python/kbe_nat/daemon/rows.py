@@ -3,7 +3,7 @@ them. docs/json.md is made from this file.
 """
 
 from enum import StrEnum
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -13,6 +13,8 @@ Pair: TypeAlias = tuple[int, int]
 """Of packets to backends, and of packets back."""
 End: TypeAlias = tuple[str, int]
 """Address and port."""
+Document: TypeAlias = dict[str, Any]
+"""A row with version and kind."""
 
 
 class LoopRow(msgspec.Struct, frozen=True):
@@ -66,6 +68,8 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Of random choices."""
     pid: int
     """The process."""
+    version: str
+    """Of kbe-nat."""
     seconds: int
     """Since it started."""
     generation: int
@@ -154,6 +158,8 @@ class EndpointRow(msgspec.Struct):
     """draining, gone (it has connections, but is no endpoint), or empty."""
     active: int
     """Connections now."""
+    inactive: int
+    """Of these, TCP that is being closed, and SCTP that is not established."""
     flows: int
     """Connections so far."""
     packets: Pair | None
@@ -341,6 +347,38 @@ class StatsRow(msgspec.Struct, frozen=True):
     """Counters of the datapath alone, by name."""
     queues: list[QueueRow]
     """The queues that carry packets."""
+
+
+class RulesRow(msgspec.Struct, frozen=True):
+    """`get rules`: what the daemon has put into the kernel."""
+
+    text: str
+    """The rules, as lines of `nft` or `iptables-restore`."""
+
+
+class WatchEventRow(msgspec.Struct, frozen=True):
+    """`-w --output-watch-events`: a change of a row."""
+
+    type: str
+    """ADDED, MODIFIED or DELETED."""
+    object: Document
+    """The row, with `apiVersion` and `kind`; the last that was known of one that is gone."""
+
+
+class VersionRow(msgspec.Struct, frozen=True):
+    """`version`: of the command and of the running daemon."""
+
+    client: str
+    """That of the command."""
+    daemon: str | None
+    """That of the daemon; null where none answers."""
+
+
+class FlowCountRow(msgspec.Struct, frozen=True):
+    """`conntrack -C`, `conntrack -F`: how many connections there are, or were."""
+
+    count: int
+    """Connections."""
 
 
 class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):

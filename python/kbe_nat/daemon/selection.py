@@ -38,18 +38,10 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self._names or self._namespace or self._selector)
 
-    def ports(self, kind: str = "services") -> list[PlannedPort]:
-        """The ports, in the order of the plan. Raises `NotFoundError` when a name is of none, with
-        the kind of what was asked for. Cost: one look at all service ports.
+    def ports(self) -> list[PlannedPort]:
+        """The ports, in the order of the plan; names that are of none count for nothing (`check`).
+        Cost: one look at all service ports.
         """
-        ports = self.served()
-        for name in self._missing(ports):
-            self._check_served(name)
-            raise NotFoundError(kind, name)
-        return ports
-
-    def served(self) -> list[PlannedPort]:
-        """As `ports`, but names that are of none count for nothing."""
         labels = None
         if self._selector is not None:
             selector = self._selector
@@ -70,17 +62,29 @@ class Selection:
         """The names of the ports. Those that are of no port count as they are: flows outlive their
         Services.
         """
-        ports = self.served()
+        ports = self.ports()
         return sorted({*(port.name for port in ports), *self._missing(ports)})
 
     def service_names(self) -> list[str]:
         """The names that were asked for; those of the ports where a namespace or labels were."""
         return self._names or self.port_names()
 
-    def check(self, kind: str = "services") -> None:
-        """Raises as `ports`."""
-        if self._names:
-            self.ports(kind)
+    def check(self, kind: str = "services", known: Iterable[str] = ()) -> None:
+        """Raises `NotFoundError` when names are of no port and not `known` otherwise, with the kind
+        of what was asked for; `ControlError` when they are of Services that are not served here.
+        """
+        others = frozenset(known)
+        missing = [name for name in self._missing(self.ports()) if name not in others]
+        if not missing:
+            return
+        services = {"/".join(service.key) for service in self._controller.snapshot.services}
+        if nowhere := [name for name in missing if name not in services]:
+            raise NotFoundError(kind, *nowhere)
+        raise ControlError(f"service {missing[0]} has no port that is served here")
+
+    def is_named(self, name: str) -> bool:
+        """Whether this name was asked for."""
+        return name in self._names
 
     def _missing(self, ports: Iterable[PlannedPort]) -> list[str]:
         """The names that are of none of these ports."""
@@ -88,11 +92,6 @@ class Selection:
             return []
         present = {name for port in ports for name in names_of(port)}
         return [name for name in self._names if name not in present]
-
-    def _check_served(self, name: str) -> None:
-        for service in self._controller.snapshot.services:
-            if "/".join(service.key) == name:
-                raise ControlError(f"service {name} has no port that is served here")
 
 
 def names_of(port: PlannedPort) -> tuple[str, str]:

@@ -24,11 +24,13 @@ from kbe_nat.daemon.rows import (
     DecisionRow,
     DescriptionRow,
     DrainRow,
+    End,
     EndpointRow,
     EventRow,
     FlowRow,
     NodeRow,
     QueueRow,
+    RulesRow,
     ServiceRow,
     SliceRow,
     StatsRow,
@@ -44,6 +46,7 @@ from kbe_nat.explain import ExplanationRow, explain_in_plan, verdict_word
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import ServiceKey, Strategy, qualified
 from kbe_nat.policy.selector import label_map
+from kbe_nat.sources.address import split_address
 
 _T = TypeVar("_T")
 Labels: TypeAlias = Mapping[ServiceKey, dict[str, str]]
@@ -81,38 +84,46 @@ class Verbs:
 
     def services(self, **selection: Any) -> Iterator[list[ServiceRow]]:  # noqa: ANN401
         """Service ports with their counters, in pages; a selection is that of `Selection`."""
-        ports = self._select(**selection).ports()
+        chosen = self._select(**selection)
         stats, is_counted, labels = self._stats(), self._is_counted(), self._labels()
         yield from _pages(
             ServiceRow(**service_fields(port, stats, is_counted, labels.get(port.service_key, {})))
-            for port in ports
+            for port in chosen.ports()
         )
+        chosen.check()
 
     def endpoints(self, **selection: Any) -> Iterator[list[EndpointRow]]:  # noqa: ANN401
         """Backends of service ports, in pages; also a former one that still has flows."""
-        ports = self._select(**selection).ports("endpoints")
+        chosen = self._select(**selection)
         stats, is_counted = self._stats(), self._is_counted()
-        yield from _pages(row for port in ports for row in endpoint_rows(port, stats, is_counted))
+        yield from _pages(
+            row for port in chosen.ports() for row in endpoint_rows(port, stats, is_counted)
+        )
+        chosen.check("endpoints")
 
     def slices(self, **selection: Any) -> Iterator[list[SliceRow]]:  # noqa: ANN401
-        """EndpointSlices of Services, in pages."""
-        keys = dict.fromkeys(
-            port.service_key for port in self._select(**selection).ports("endpointslices")
-        )
-        slices = self._controller.snapshot.slices
-        yield from _pages(slice_row(key, part) for key in keys for part in slices.get(key, ()))
+        """EndpointSlices in pages, by their own names or those of Services."""
+        chosen = self._select(**selection)
+        keys = {port.service_key for port in chosen.ports()}
+        rows = [
+            row
+            for key, parts in self._controller.snapshot.slices.items()
+            for row in (slice_row(key, part) for part in parts)
+            if key in keys or chosen.is_named(row.name)
+        ]
+        yield from _pages(rows)
+        chosen.check("endpointslices", (row.name for row in rows))
 
     def nodes(self, names: Sequence[str] = ()) -> Iterator[list[NodeRow]]:
         """Nodes of the cluster, in pages."""
         nodes = self._controller.snapshot.nodes
-        for name in names:
-            if name not in nodes:
-                raise NotFoundError("nodes", name)
-        yield from _pages(node_row(nodes[name]) for name in names or nodes)
+        yield from _pages(node_row(nodes[name]) for name in names or nodes if name in nodes)
+        if missing := [name for name in names if name not in nodes]:
+            raise NotFoundError("nodes", *missing)
 
     def describe(self, **selection: Any) -> Iterator[list[DescriptionRow]]:  # noqa: ANN401
         """Everything about service ports, in pages."""
-        ports = self._select(**selection).ports()
+        chosen = self._select(**selection)
         stats, is_counted, labels = self._stats(), self._is_counted(), self._labels()
         yield from _pages(
             DescriptionRow(
@@ -122,8 +133,9 @@ class Verbs:
                 source_ranges=list(port.source_ranges),
                 endpoints=list(endpoint_rows(port, stats, is_counted)),
             )
-            for port in ports
+            for port in chosen.ports()
         )
+        chosen.check()
 
     def flows(
         self,
@@ -137,36 +149,28 @@ class Verbs:
         selection = self._select(names, namespace, selector)
         self._controller.datapath.refresh()
         look = partial(self._controller.engine.flows, limit=limit, **filters)
-        if not selection:
-            flows: Iterable[Flow] = look()
-        else:
-            flows = list(
-                islice(
-                    (flow for name in selection.port_names() for flow in look(service=name)), limit
-                )
-            )
-            if not flows:
-                selection.check()
         is_counted = self._is_counted()
-        yield from _pages(flow_row(flow, is_counted=is_counted) for flow in flows)
-
-    def delete(
-        self,
-        names: Sequence[str] = (),
-        namespace: str | None = None,
-        selector: str | None = None,
-        **filters: Any,  # noqa: ANN401
-    ) -> Iterator[int]:
-        """End the connections that match. Yields their number."""
-        selection = self._select(names, namespace, selector)
-        end = partial(self._controller.engine.delete_flows, **filters)
         if not selection:
-            yield end()
+            yield from _pages(flow_row(flow, is_counted=is_counted) for flow in look())
             return
-        ended = sum(end(service=name) for name in selection.port_names())
-        if not ended:
-            selection.check()
-        yield ended
+        flows: Iterable[Flow] = islice(
+            (flow for name in selection.port_names() for flow in look(service=name)), limit
+        )
+        rows = [flow_row(flow, is_counted=is_counted) for flow in flows]
+        yield from _pages(rows)
+        # Behind the last row that was wanted there may be more.
+        if len(rows) != limit:
+            selection.check(known=_names(row.service for row in rows))
+
+    def delete(self, flows: Sequence[tuple[str, End, End]]) -> Iterator[int]:
+        """End these connections, each by protocol, client and frontend. Yields how many of them
+        were alive.
+        """
+        yield self._controller.engine.end_flows(flows)
+
+    def flush(self) -> Iterator[int]:
+        """End all connections. Yields their number."""
+        yield self._controller.engine.delete_flows()
 
     def events(self) -> Iterator[EventRow]:
         """The events of connections, from now on; an empty row now and then, so that the thread
@@ -214,19 +218,19 @@ class Verbs:
         # Ahead of the list, so that what is decided meanwhile is in the list or comes behind it.
         after = max((newest.sequence for newest in engine.decisions(limit=1)), default=0)
         decisions = look(since=since, limit=limit)
-        if not decisions:
-            chosen.check()
+        yield from _pages(map(decision_row, decisions))
+        chosen.check(known=_names(decision.service or "" for decision in decisions))
         while True:
-            yield from _pages(map(decision_row, decisions))
             if not is_followed:
                 return
             after = max((after, *(decision.sequence for decision in decisions)))
             time.sleep(FOLLOW_SECONDS)
             decisions = look(after=after)
+            yield from _pages(map(decision_row, decisions))
 
-    def rules(self) -> Iterator[str]:
+    def rules(self) -> Iterator[RulesRow]:
         """The rules in force, as they were given to the kernel."""
-        yield self._controller.render()
+        yield RulesRow(self._controller.render())
 
     def dump(self, form: str | None, names: str, family: str | None = None) -> Iterator[str]:
         """The rules that kube-proxy would have written for what is served; without a form, as in
@@ -285,11 +289,14 @@ class Verbs:
     def drain(
         self, backend: str, seconds: float | None = None, is_followed: bool = True
     ) -> Iterator[DrainRow]:
-        """Give a backend no new flows, and count those that remain until there are none."""
-        ports = self._controller.drain(backend, seconds)
+        """Give a backend, or all those of a Service, no new flows, and count the flows that remain
+        until there are none.
+        """
+        backends = self._backends(backend)
+        ports = sum([self._controller.drain(each, seconds) for each in backends])
         started = time.monotonic()
         while True:
-            remaining = self._controller.remaining(backend)
+            remaining = sum(map(self._controller.remaining, backends))
             yield DrainRow(
                 backend=backend,
                 ports=ports,
@@ -300,10 +307,33 @@ class Verbs:
                 return
             time.sleep(1)
 
-    def undrain(self, backend: str) -> Iterator[None]:
+    def undrain(self, backend: str) -> Iterator[DrainRow]:
         """Give it new flows again."""
-        self._controller.undrain(backend)
-        yield None
+        backends = self._backends(backend)
+        if len(backends) > 1:
+            backends = [each for each in backends if each in self._controller.drains]
+        if not backends:
+            raise ControlError(f"{backend} is not being drained")
+        ports = sum([self._controller.undrain(each) for each in backends])
+        remaining = sum(map(self._controller.remaining, backends))
+        yield DrainRow(backend=backend, ports=ports, remaining=remaining, seconds=0.0)
+
+    def _backends(self, name: str) -> list[str]:
+        """The backend of this address, with or without its port, or those of the Service of this
+        name. Raises `NotFoundError`.
+        """
+        if _is_address(name):
+            return [name]
+        selection = self._select([name])
+        selection.check()
+        backends = {
+            str(backend)
+            for port in selection.ports()
+            for backend in (*port.cluster_backends, *port.local_backends)
+        }
+        if not backends:
+            raise NotFoundError("backends", qualified(name))
+        return sorted(backends)
 
     def handover(self) -> Iterator[None]:
         """Leave the rules at the end, for the next daemon."""
@@ -345,6 +375,20 @@ def explain_live(controller: Controller, packet: bytes, interface: int) -> Expla
     )
     kinds = [controller.datapath.kind]
     return explain_in_plan(explanation, packet, controller.snapshot, controller.plan, kinds)
+
+
+def _is_address(name: str) -> bool:
+    """Whether a backend is meant, and no Service: their names begin with letters."""
+    try:
+        split_address(name)
+    except ValueError:
+        return name[:1].isdigit() or name.startswith("[")
+    return True
+
+
+def _names(ports: Iterable[str]) -> set[str]:
+    """The names that mean service ports of these names."""
+    return {name for port in ports for name in (port, port.partition(":")[0])}
 
 
 def _pages(rows: Iterable[_T]) -> Iterator[list[_T]]:

@@ -198,6 +198,11 @@ impl Ledger {
         self.active[id as usize] + self.inactive[id as usize]
     }
 
+    /// Of these, the ones in which it has no work.
+    pub(crate) fn inactive(&self, id: u32) -> u32 {
+        self.inactive[id as usize]
+    }
+
     /// Those in which it has work, or those in which it has none.
     #[inline(always)]
     fn load(&mut self, id: u32, state: flow::State) -> &mut u32 {

@@ -65,11 +65,16 @@ fn flows_that_match_are_ended() {
     let backend = Some(Family::V6.backend(0).ip());
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 1);
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 0);
+    let (v4, tcp) = (Family::V4, Protocol::TCP);
+    assert!(!scene.engine.end_flow(tcp, v4.client(1, 5556), v4.vip()), "another port");
+    assert!(!scene.engine.end_flow(tcp, v4.backend(0), v4.client(1, 5555)), "a reply names none");
+    assert!(scene.engine.end_flow(tcp, v4.client(1, 5555), v4.vip()));
+    assert!(!scene.engine.end_flow(tcp, v4.client(1, 5555), v4.vip()), "it has ended");
     assert_eq!(
         scene.engine.delete_flows(&Filter { protocol: Some(Protocol::UDP), ..Filter::default() }),
         0
     );
-    assert_eq!(scene.engine.delete_flows(&Filter::default()), 5);
+    assert_eq!(scene.engine.delete_flows(&Filter::default()), 4);
     assert_eq!(scene.engine.occupancy().flows, 0);
     assert!(scene.engine.service_stats().iter().all(|service| service.active() == 0));
 }

@@ -186,6 +186,11 @@ fn what_is_served_no_more_keeps_its_counters_and_answered_flows() {
     serve(&mut engine, &[tcp_service()], &[]);
     let stats = stats_of(&engine, "a");
     assert_eq!((stats.traffic.flows, stats.active(), stats.backends[0].is_gone), (1, 1, false));
+    // A flow that is being closed is one of the live ones still.
+    assert_eq!(stats.backends[0].inactive, 0);
+    send(&mut engine, tcp(client, vip(1), &Tcp::new(FIN | ACK, 2, 10)));
+    let backend = &stats_of(&engine, "a").backends[0];
+    assert_eq!((backend.active, backend.inactive), (1, 1));
 }
 
 #[test]

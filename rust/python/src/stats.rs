@@ -80,6 +80,13 @@ impl BackendStats {
         self.0.active
     }
 
+    /// Of these, those that are being closed: as in IPVS, TCP from the first FIN on, and SCTP that
+    /// is not established.
+    #[getter]
+    fn inactive(&self) -> u32 {
+        self.0.inactive
+    }
+
     /// Flows that it got.
     #[getter]
     fn flows(&self) -> u64 {
@@ -352,22 +359,24 @@ fn traffic((flows, packets, bytes): TrafficState) -> core::Traffic {
 }
 
 impl Portable for BackendStats {
-    /// Address and port, active flows, traffic, connect times, whether it is gone.
-    type State = (String, u32, TrafficState, Option<(Vec<u64>, u64)>, bool);
+    /// Address and port, active flows and those of them that are closing, traffic, connect times,
+    /// whether it is gone.
+    type State = (String, [u32; 2], TrafficState, Option<(Vec<u64>, u64)>, bool);
 
     fn state(&self) -> Self::State {
-        let CoreBackend { address, active, traffic, connects, is_gone } = &self.0;
+        let CoreBackend { address, active, inactive, traffic, connects, is_gone } = &self.0;
         let connects = connects.as_deref().map(|connects| ConnectTimes(*connects).state());
-        (text(address), *active, traffic_state(traffic), connects, *is_gone)
+        (text(address), [*active, *inactive], traffic_state(traffic), connects, *is_gone)
     }
 
-    fn restore((address, active, counters, connects, is_gone): Self::State) -> Option<Self> {
+    fn restore((address, flows, counters, connects, is_gone): Self::State) -> Option<Self> {
+        let [active, inactive] = flows;
         let connects = match connects {
             Some(state) => Some(Box::new(ConnectTimes::restore(state)?.0)),
             None => None,
         };
         let (address, traffic) = (address.parse().ok()?, traffic(counters));
-        Some(Self(CoreBackend { address, active, traffic, connects, is_gone }))
+        Some(Self(CoreBackend { address, active, inactive, traffic, connects, is_gone }))
     }
 }
 

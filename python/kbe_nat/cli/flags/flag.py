@@ -11,7 +11,17 @@ class Flag:
     value.
     """
 
-    __slots__ = ("envvar", "help", "is_counted", "max", "metavar", "min", "names")
+    __slots__ = (
+        "envvar",
+        "help",
+        "is_counted",
+        "is_duration",
+        "max",
+        "metavar",
+        "min",
+        "names",
+        "words",
+    )
 
     def __init__(
         self,
@@ -22,6 +32,8 @@ class Flag:
         max: float | None = None,
         envvar: str | None = None,
         is_counted: bool = False,
+        is_duration: bool = False,
+        words: tuple[str, ...] = (),
     ) -> None:
         self.names = names
         self.help = help
@@ -34,6 +46,10 @@ class Flag:
         self.envvar = envvar
         self.is_counted = is_counted
         """It may be written several times, and its value is how often."""
+        self.is_duration = is_duration
+        """Its value is written as a duration, and is seconds."""
+        self.words = words
+        """That a shell offers for its value; others may stand there, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,11 @@ class Output:
         """Whether it is for people."""
         return self.form in ("text", "wide")
 
+    @property
+    def is_document(self) -> bool:
+        """Whether it is the JSON of a result, in one of its forms."""
+        return self.form in ("json", "yaml", "jsonpath")
+
 
 TEXT: Final = Output()
 
@@ -46,6 +51,8 @@ class ListingSettings:
     no_headers: bool = False
     sort_by: Path | None = None
     is_watched: bool = False
+    shows_events: bool = False
+    """Each change has its word: ADDED, MODIFIED or DELETED."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ OUTPUT_FLAG: Final = TextFlag(
         metavar="FORM",
         help="How the result is written: text, wide, yaml, json, name or jsonpath=TEMPLATE."
         " Default: text.",
+        words=(*FORMS, "jsonpath="),
     ),
     parse_output,
 )
@@ -81,6 +89,9 @@ LISTING_FLAGS: Final[Flags] = {
         parse_path,
     ),
     "is_watched": WATCH_FLAG,
+    "shows_events": Flag(
+        "--output-watch-events", help="With -w: say whether a row is ADDED, MODIFIED or DELETED."
+    ),
 }
 NAMESPACE_FLAG: Final = Flag(
     "--namespace", "-n", help="Namespace of what is meant. Default: all; default for a NAME."

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast, get_args, get_origin
 import click
 
 from kbe_nat.cli.flags.flag import Argument, Flag
-from kbe_nat.cli.flags.values import value_type, without_none
+from kbe_nat.cli.flags.values import Seconds, value_type, without_none
 from kbe_nat.errors import SettingError
 
 
@@ -44,6 +44,8 @@ class Option(click.Option):
     """The title above it in the help; empty: that of the verb's own."""
     placeholder: str = ""
     """What stands for its value in the help."""
+    words: tuple[str, ...] = ()
+    """That a shell offers for its value, where its type has none."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The spelling with FILE, SECONDS or the words that may stand there, and the help."""
@@ -134,6 +136,8 @@ def option(
         attributes |= {"is_flag": True, "type": bool}
     elif flag.is_counted:
         attributes["count"] = True
+    elif flag.is_duration:
+        attributes["type"] = Seconds(flag.min)
     else:
         item = get_args(inner)[0] if is_list else inner
         attributes |= {"type": value_type(item, flag.min, flag.max), "multiple": is_list}
@@ -141,6 +145,7 @@ def option(
         attributes["callback"] = _as_list
     result = Option([*spellings, name], **attributes)
     result.group = group
+    result.words = flag.words
     if not is_truth and not flag.is_counted:
         result.placeholder = flag.metavar or _placeholder(result.type, spellings[0])
     return result

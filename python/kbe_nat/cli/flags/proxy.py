@@ -113,9 +113,8 @@ PROXY_FLAGS: Final[Flags] = {
         "drain_removed": Flag(
             "--drain-removed",
             min=0,
-            metavar="SECONDS",
-            help="Seconds after which TCP connections of removed backends are ended. Default:"
-            " never.",
+            is_duration=True,
+            help="After how long TCP connections of removed backends are ended. Default: never.",
         ),
     },
     "datapath": {

@@ -1,11 +1,14 @@
 """Types of parameters as click reads them; errors speak of numbers and words, not of types."""
 
+import re
 import types
 from enum import Enum
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
 import click
+
+from kbe_nat.kubeproxy.duration import SECOND, nanoseconds
 
 
 class Number(click.ParamType[Any]):
@@ -31,6 +34,34 @@ class Number(click.ParamType[Any]):
             limit = "a number can be" if self._high is None else _digits(self._high)
             self.fail(f"{number} is more than {limit}", param, ctx)
         return number
+
+
+class Seconds(click.ParamType[float]):
+    """A duration, in seconds."""
+
+    name = "duration"
+
+    def __init__(self, low: float | None) -> None:
+        self._low = low
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:  # noqa: ANN401
+        """See click. Calls `fail` for a text that is no duration, or is too short."""
+        if isinstance(value, int | float):
+            return value
+        try:
+            seconds = parse_duration(value) / SECOND
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if self._low is not None and seconds < self._low:
+            self.fail(f"{value} is less than {self._low:g}s", param, ctx)
+        return seconds
+
+
+def parse_duration(text: str) -> int:
+    """The nanoseconds of a duration as Go writes it, or of a plain number of seconds. Raises
+    ValueError.
+    """
+    return nanoseconds(f"{text}s" if _NUMBER.fullmatch(text) else text)
 
 
 def _digits(limit: float) -> str:
@@ -88,3 +119,6 @@ def value_type(
         return Word(kind)
     assert kind is str, f"no flag has a value of type {kind}"
     return click.STRING
+
+
+_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", re.ASCII)

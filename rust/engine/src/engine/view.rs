@@ -13,7 +13,7 @@ use crate::conntrack::{FlowId, Hot};
 use crate::events::{EventKind, Seen};
 use crate::ledger::{Standing, Traffic};
 use crate::pipeline::FamilyState;
-use crate::tuple::{Family, Protocol, WireEnds};
+use crate::tuple::{Direction, Ends, Family, Protocol, Tuple, WireEnds};
 use crate::verdict::Cause;
 use crate::wire::Wire;
 
@@ -130,6 +130,8 @@ pub struct BackendStats {
     pub address: SocketAddr,
     /// Flows alive.
     pub active: u32,
+    /// Of these, flows that give it no work ([`State::is_inactive`]).
+    pub inactive: u32,
     /// All that it has carried.
     pub traffic: Traffic,
     /// How long it took to answer clients; `None` if it never did.
@@ -204,6 +206,14 @@ impl Engine {
     pub fn delete_flows(&mut self, filter: &Filter) -> usize {
         let mut listing = self.listing(filter.clone());
         std::iter::from_fn(|| self.end_next_flows(&mut listing, PAGE)).sum()
+    }
+
+    /// Ends the flow of this protocol from a client to a frontend. Returns whether there was one.
+    pub fn end_flow(&mut self, protocol: Protocol, from: SocketAddr, to: SocketAddr) -> bool {
+        match Family::of(to.ip()) {
+            Family::V4 => self.end_flow_in::<Ipv4Addr>(protocol, from, to),
+            Family::V6 => self.end_flow_in::<Ipv6Addr>(protocol, from, to),
+        }
     }
 
     /// A list of the flows alive that match, for [`Engine::next_flows`] or
@@ -294,6 +304,7 @@ impl Engine {
                     BackendStats {
                         address: backend.address,
                         active: ledger.flows(id),
+                        inactive: ledger.inactive(id),
                         traffic: census.traffic(id, backend.birth),
                         connects: backend.connects.clone(),
                         is_gone: backend.standing != Standing::Listed,
@@ -381,6 +392,26 @@ impl Engine {
             shared.end_flow(family, id);
         }
         ids.len()
+    }
+
+    fn end_flow_in<A: EngineAddress>(
+        &mut self,
+        protocol: Protocol,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> bool {
+        let (Some(src), Some(dst)) = (A::from_ip(from.ip()), A::from_ip(to.ip())) else {
+            return false;
+        };
+        let ends = Ends { src, dst, sport: from.port(), dport: to.port() };
+        let (shared, family) = A::split(self);
+        let Some((id, Direction::Original)) = family.flows.find(&Tuple { ends, protocol }) else {
+            return false;
+        };
+        let is_alive = family.flows.hot(id).is_alive(shared.clock.tick());
+        shared.orphan(family, id);
+        shared.end_flow(family, id);
+        is_alive
     }
 
     fn event<A: Wire>(&self, seen: &Seen<A>) -> (EventKind, Flow) {

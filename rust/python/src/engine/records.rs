@@ -1,7 +1,7 @@
 //! Flows, decisions, events and counters of an engine, a page at a time: packets go on between two
 //! pages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::decisions::{DecisionFilter, Recall};
 use kbe_nat_engine::tuple::Protocol;
@@ -112,6 +112,28 @@ impl Engine {
             }
             count
         }))
+    }
+
+    /// End these flows, each by protocol, client and frontend, and return how many of them were
+    /// alive. A later packet of one is decided anew. Cost: a look-up for each.
+    ///
+    /// Raises `ArgumentError`.
+    fn end_flows(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::flows)] flows: Vec<(Protocol, SocketAddr, SocketAddr)>,
+    ) -> usize {
+        py.detach(|| {
+            let mut count = 0;
+            for page in flows.chunks(PAGE) {
+                let mut engine = self.lock();
+                let ended = page.iter().filter(|(protocol, client, frontend)| {
+                    engine.end_flow(*protocol, *client, *frontend)
+                });
+                count += ended.count();
+            }
+            count
+        })
     }
 
     /// The newest decisions to which all filters apply, `limit` at most, oldest first.

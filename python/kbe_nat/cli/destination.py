@@ -1,0 +1,60 @@
+"""The name of a Service in the place of an address: the frontend that it stands for."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kbe_nat.cli.kinds import service_name
+from kbe_nat.errors import NotFoundError, SettingError
+from kbe_nat.model import join_address, qualified
+from kbe_nat.sources.address import split_address
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """A service port, and where clients reach it."""
+
+    name: str
+    """As namespace/name, or namespace/name:port."""
+    protocol: str
+    frontends: tuple[tuple[str | None, int], ...]
+    """Address and port of each; None for a node port, which has no address of its own."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a Service is named, and no address: names begin with letters."""
+    try:
+        split_address(text)
+    except ValueError:
+        return text[:1].isalpha()
+    return False
+
+
+def service_of(text: str) -> str:
+    """The Service that a name is of, as namespace/name."""
+    return qualified(service_name(text)).partition(":")[0]
+
+
+def frontend_of(text: str, ports: Iterable[Reachable], protocol: str | None) -> tuple[str, str]:
+    """Address and port as text, and the protocol, of the frontend that NAME, NAME:PORT or
+    svc/NAME:PORT stands for; a port is a name or a number. Raises `NotFoundError`; `SettingError`
+    where the name is of several ports.
+    """
+    service = service_of(text)
+    port = qualified(service_name(text)).partition(":")[2]
+    chosen = [
+        (each, (address, number))
+        for each in ports
+        for address, number in each.frontends
+        if address is not None
+        and each.name.partition(":")[0] == service
+        and port in ("", each.name.partition(":")[2], str(number))
+        and protocol in (None, each.protocol)
+    ]
+    if not chosen:
+        name = f"{service}:{port}" if port else service
+        raise NotFoundError("services", f"{name} ({protocol})" if protocol else name)
+    names = dict.fromkeys(each.name for each, _ in chosen)
+    if len(names) > 1:
+        raise SettingError("--to", f"{text} has several ports: say one of {', '.join(names)}")
+    each, (address, number) = chosen[0]
+    return join_address(address, number), each.protocol
