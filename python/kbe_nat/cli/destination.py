@@ -1,7 +1,8 @@
 """The name of a Service in the place of an address: the frontend that it stands for."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from kbe_nat.cli.kinds import service_name
 from kbe_nat.errors import NotFoundError, SettingError
@@ -9,15 +10,20 @@ from kbe_nat.model import join_address, qualified
 from kbe_nat.sources.address import split_address
 
 
-@dataclass(frozen=True)
-class Reachable:
-    """A service port, and where clients reach it."""
+class Place(msgspec.Struct, frozen=True):
+    """A frontend; without an address it is a node port, which every address of the node has."""
+
+    address: str | None
+    port: int
+
+
+class Reachable(msgspec.Struct, frozen=True):
+    """A service port, and where clients reach it: a part of what the daemon tells of it."""
 
     name: str
     """As namespace/name, or namespace/name:port."""
     protocol: str
-    frontends: tuple[tuple[str | None, int], ...]
-    """Address and port of each; None for a node port, which has no address of its own."""
+    frontends: list[Place]
 
 
 def is_name(text: str) -> bool:
@@ -42,19 +48,19 @@ def frontend_of(text: str, ports: Iterable[Reachable], protocol: str | None) -> 
     service = service_of(text)
     port = qualified(service_name(text)).partition(":")[2]
     chosen = [
-        (each, (address, number))
+        (each, place.address, place.port)
         for each in ports
-        for address, number in each.frontends
-        if address is not None
+        for place in each.frontends
+        if place.address is not None
         and each.name.partition(":")[0] == service
-        and port in ("", each.name.partition(":")[2], str(number))
+        and port in ("", each.name.partition(":")[2], str(place.port))
         and protocol in (None, each.protocol)
     ]
     if not chosen:
         name = f"{service}:{port}" if port else service
         raise NotFoundError("services", f"{name} ({protocol})" if protocol else name)
-    names = dict.fromkeys(each.name for each, _ in chosen)
+    names = dict.fromkeys(each.name for each, *_ in chosen)
     if len(names) > 1:
         raise SettingError("--to", f"{text} has several ports: say one of {', '.join(names)}")
-    each, (address, number) = chosen[0]
+    each, address, number = chosen[0]
     return join_address(address, number), each.protocol

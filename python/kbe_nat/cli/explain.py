@@ -15,7 +15,7 @@ from msgspec import ValidationError, convert
 
 from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
-from kbe_nat.cli.destination import Reachable, frontend_of, is_name, service_of
+from kbe_nat.cli.destination import Place, Reachable, frontend_of, is_name, service_of
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
 from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, NodeCommand, node_options
@@ -31,7 +31,6 @@ from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
 from kbe_nat.cli.output import bold, show, show_document, show_json_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
-from kbe_nat.daemon.rows import ServiceRow
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import SettingError
@@ -166,7 +165,7 @@ class _Offline:
             Reachable(
                 port.name,
                 port.protocol,
-                tuple((each.address or None, each.port) for each in port.frontends),
+                [Place(each.address or None, each.port) for each in port.frontends],
             )
             for port in self._plan.ports
         )
@@ -226,12 +225,7 @@ def _ask(live: LiveSettings, question: FlowQuestion) -> tuple[bytes, Explanation
     ports: Iterable[Reachable] = ()
     if is_name(question.destination):
         names = [service_of(question.destination)]
-        ports = [
-            Reachable(
-                row.name, row.protocol, tuple((each.address, each.port) for each in row.frontends)
-            )
-            for row in ask_rows(live.socket, "services", ServiceRow, names=names)
-        ]
+        ports = ask_rows(live.socket, "services", Reachable, names=names)
     packet = _describe(question, ports)
     (explanation,) = ask(
         live.socket,

@@ -78,8 +78,8 @@ class FlowFilter:
 
     def of_services(self, names: Sequence[str]) -> "FlowFilter":
         """The same for connections of these Services, beside the one of --service."""
-        own = [self.service] if self.service else []
-        return replace(self, names=tuple(map(qualified, (*own, *names))))
+        first = [self.service] if self.service else []
+        return replace(self, names=tuple(map(qualified, (*first, *names))))
 
     def parameters(self) -> dict[str, object]:
         """What the daemon filters by; `matches` does the rest."""

@@ -184,9 +184,9 @@ def _key(name: str) -> Step:
     path = [_ESCAPE.sub(r"\1", part) for part in _DOT.split(name)]
 
     def step(values: Values) -> Values:
-        found = _field(whole)(values)
-        if found or len(path) == 1:
-            return found
+        direct = _field(whole)(values)
+        if direct or len(path) == 1:
+            return direct
         for part in path:
             values = _field(part)(values)
         return values
@@ -213,15 +213,15 @@ def _slice(text: str) -> Step:
         raise ValueError(f"[{text}]: a step is at least 1")
 
     def take(values: Values) -> Values:
-        taken = []
+        parts = []
         for value in values:
             if isinstance(value, list):
                 if start != stop and start is not None:
                     _within(start, value)
                 if start != stop and stop is not None and abs(stop) > len(value):
                     _within(stop - 1 if stop > 0 else stop, value)
-                taken += value[start:stop:step]
-        return taken
+                parts += value[start:stop:step]
+        return parts
 
     return take
 

@@ -70,19 +70,19 @@ class Listing(Generic[_Row]):
         if settings.is_watched:
             self._watch(look, settings)
             return
-        found = _Found(look())
-        rows: Iterable[_Row] = found
+        result = _PartialRows(look())
+        rows: Iterable[_Row] = result
         if names:
             rows = list(rows)
             # Where none of the names is of anything, there is nothing to write.
-            if not rows and found.missing:
-                raise found.missing
+            if not rows and result.missing:
+                raise result.missing
             if self.is_one_row and len(names) == len(rows) == 1 and settings.output.is_document:
                 write_document(self.document(rows[0]), settings.output)
                 return
         self._write(_sort(rows, settings.sort_by), settings, where)
-        if found.missing:
-            raise found.missing
+        if result.missing:
+            raise result.missing
 
     def _write(self, rows: Iterable[_Row], settings: ListingSettings, where: str) -> None:
         form = settings.output.form
@@ -129,11 +129,11 @@ class Listing(Generic[_Row]):
         before: dict[object, _Seen[_Row]] = {}
         is_first = True
         while True:
-            found = _Found(look())
-            rows = list(_sort(found, settings.sort_by))
+            result = _PartialRows(look())
+            rows = list(_sort(result, settings.sort_by))
             # As with kubectl, what is watched has to be there once.
-            if is_first and found.missing:
-                raise found.missing
+            if is_first and result.missing:
+                raise result.missing
             is_first = False
             now = {_key(row): self.seen(row, columns, settings) for row in rows}
             printer.begin([seen.cells for seen in now.values()])
@@ -165,7 +165,7 @@ class Listing(Generic[_Row]):
         return _Seen(row, cells, facts)
 
 
-class _Found(Generic[_Row]):
+class _PartialRows(Generic[_Row]):
     """Rows as they come, and the names behind them that are of nothing."""
 
     def __init__(self, rows: Iterable[_Row]) -> None:

@@ -69,12 +69,12 @@ class Selection:
         """The names that were asked for; those of the ports where a namespace or labels were."""
         return self._names or self.port_names()
 
-    def check(self, kind: str = "services", known: Iterable[str] = ()) -> None:
-        """Raises `NotFoundError` when names are of no port and not `known` otherwise, with the kind
+    def check(self, kind: str = "services", others: Iterable[str] = ()) -> None:
+        """Raises `NotFoundError` when names are of no port and not of `others`, with the kind
         of what was asked for; `ControlError` when they are of Services that are not served here.
         """
-        others = frozenset(known)
-        missing = [name for name in self._missing(self.ports()) if name not in others]
+        elsewhere = frozenset(others)
+        missing = [name for name in self._missing(self.ports()) if name not in elsewhere]
         if not missing:
             return
         services = {"/".join(service.key) for service in self._controller.snapshot.services}

@@ -160,7 +160,7 @@ class Verbs:
         yield from _pages(rows)
         # Behind the last row that was wanted there may be more.
         if len(rows) != limit:
-            selection.check(known=_names(row.service for row in rows))
+            selection.check(others=_names(row.service for row in rows))
 
     def delete(self, flows: Sequence[tuple[str, End, End]]) -> Iterator[int]:
         """End these connections, each by protocol, client and frontend. Yields how many of them
@@ -219,7 +219,7 @@ class Verbs:
         after = max((newest.sequence for newest in engine.decisions(limit=1)), default=0)
         decisions = look(since=since, limit=limit)
         yield from _pages(map(decision_row, decisions))
-        chosen.check(known=_names(decision.service or "" for decision in decisions))
+        chosen.check(others=_names(decision.service or "" for decision in decisions))
         while True:
             if not is_followed:
                 return
