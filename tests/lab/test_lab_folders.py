@@ -41,12 +41,20 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("report", lambda folder: (folder / "balance.csv").write_text(""), "balance.csv: it is empty"),
     ("report", lambda folder: (folder / "balance.csv").write_bytes(b"\xff"), "balance.csv: "),
     ("report", truncated, "balance.csv: line 7 is damaged"),
-    ("run", lambda folder: only_cell(folder).write_text("{}"), "the result of cell "),
-    ("run", lambda folder: only_cell(folder).write_text("{"), "truncated"),
+    (
+        "run",
+        lambda folder: only_cell(folder).write_text("{}"),
+        "-0.json: the result of a cell is damaged; delete this file, and lab run measures its cell",
+    ),
+    (
+        "run",
+        lambda folder: only_cell(folder).write_text("{"),
+        "-0.json: Input data was truncated; delete this file, and lab run measures its cell anew",
+    ),
     (
         "run",
         lambda folder: next((folder / "cells").glob("*-seconds.csv")).unlink(),
-        "-seconds.csv: No such file or directory",
+        "-seconds.csv is missing; delete this file, and lab run measures its cell anew",
     ),
 ]
 

@@ -178,3 +178,28 @@ def test_json_with_a_key_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text[:-1] + ', "name": "other"}')
     with pytest.raises(FileError, match="name"):
         lab.read_scenario(str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({1: 2}, "scenario: one of its names is no text: expected str"),
+        ({None: 1}, "scenario: one of its names is no text: expected str"),
+        (
+            {"name": "x", "services": [{1: 2}], "traffic": []},
+            "scenario: services[0]: one of its names is no text: expected str",
+        ),
+        (
+            scenario(timeouts={1: 2}),
+            "scenario: timeouts: one of its names is no text: expected str, got int",
+        ),
+        (scenario(services={1: 2}), "scenario: services: expected array, got object"),
+        (scenario(duration=1j), "scenario: duration: expected float, got complex"),
+        (scenario(name=b"x"), "scenario: name: expected str, got bytes"),
+    ],
+)
+def test_values_of_python_that_yaml_has_not(values: Any, message: str) -> None:
+    for function in (lab.run, lab.validate):
+        with pytest.raises(lab.ScenarioError) as error:
+            function(values)
+        assert str(error.value) == message

@@ -13,6 +13,7 @@ from harness.browser import Browser, absent_program
 from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
 from kbe_nat.__main__ import main
+from kbe_nat.lab.identity import values_hash
 from kbe_nat.lab.result import Result
 
 pytest.importorskip("matplotlib")
@@ -219,7 +220,7 @@ def test_times_of_another_machine_are_not_compared(
     assert f"and Another in {second}" in " ".join(out.split())
     assert "Balance" in out and "first packet ns" not in out and "build ns" not in out
     manifest["scenario"]["services"][0]["backends"][0]["count"] = 3
-    manifest["scenario_hash"] = "0"
+    manifest["scenario_hash"] = values_hash(manifest["scenario"])
     (second / "manifest.json").write_text(json.dumps(manifest))
     assert main(["lab", "report", str(first), str(second)]) == 2
     reason = "the scenarios differ: services[0].backends[0].count is 3, and was 2"

@@ -11,7 +11,7 @@ from harness.scenarios import scenario, service, traffic
 from kbe_nat import lab
 from kbe_nat.errors import FileError
 from kbe_nat.lab.cells import cells
-from kbe_nat.lab.folder import scenario_hash
+from kbe_nat.lab.identity import scenario_hash
 from kbe_nat.lab.reading import offline_scenario_of
 from kbe_nat.lab.tables import TABLES
 from kbe_nat.lab.timeline import expand

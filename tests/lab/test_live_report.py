@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kbe_nat import lab
+from kbe_nat.lab.identity import values_hash
 from kbe_nat.lab.live.scenario import Measure
 from kbe_nat.lab.live.tables import QUANTITIES, TABLES_OF
 from kbe_nat.lab.plots.captions import caption
@@ -35,6 +36,7 @@ def single(tmp_path: Path) -> Result:
         shutil.copy(path, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["scenario"]["rounds"] = 1
+    manifest["scenario_hash"] = values_hash(manifest["scenario"])
     manifest["cells"] = [
         cell
         for cell in manifest["cells"]

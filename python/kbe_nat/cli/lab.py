@@ -18,7 +18,7 @@ from kbe_nat.cli.lab_progress import run_progress
 from kbe_nat.cli.output import show, show_json, table
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
-from kbe_nat.lab.comparability import omission
+from kbe_nat.lab.comparability import notes
 from kbe_nat.lab.fields import schema as scenario_schema
 from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.html import write_report
@@ -322,8 +322,7 @@ def _report(results: list[Result], output: Format) -> None:
         show_json(pages)
         return
     show(*headline(results[0]))
-    if words := omission(results):
-        show(words)
+    show(*notes(results))
     for page in pages:
         listing = table(page.title, *page.columns, right=page.numbers)
         for row in page.rows:

@@ -4,10 +4,12 @@ Runs of one scenario can. Tables of processor time say something about a machine
 are compared where both are the same. A live run has no others.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
 
 from kbe_nat.errors import ArgumentError, LabError
+from kbe_nat.lab.identity import canonical, scenario_hash
 from kbe_nat.lab.result import PART, Result
 
 
@@ -39,7 +41,8 @@ def check_comparable(results: Sequence[Result]) -> None:
     first, *others = results
     for other in others:
         refusal = f"{other.folder.path} cannot be compared with {first.folder.path}"
-        if other.manifest.scenario_hash != first.manifest.scenario_hash:
+        # As this version reads them: another one may have had other defaults.
+        if scenario_hash(other.scenario) != scenario_hash(first.scenario):
             raise LabError(f"{refusal}: {_scenario_difference(first, other)}")
     if set(first.tables) <= first.catalogue.timed and (reason := machine_difference(results)):
         raise LabError(f"runs cannot be compared: {reason}")
@@ -66,6 +69,35 @@ def comparable_tables(results: Sequence[Result]) -> frozenset[str]:
     return names - results[0].catalogue.timed if machine_difference(results) else names
 
 
+def notes(results: Sequence[Result]) -> Iterator[str]:
+    """What a reader of a report on these runs should know of them first, a sentence each."""
+    if words := omission(results):
+        yield words
+    places = {str(result.folder.path): result.manifest.machine for result in results}
+    revisions = {place: _revision(machine) for place, machine in places.items()}
+    if len(set(revisions.values())) > 1:
+        listing = "; ".join(f"{place}: {revision}" for place, revision in revisions.items())
+        yield (
+            f"The runs are of different revisions of kbe-nat, which may be why they differ: "
+            f"{listing}."
+        )
+    here = version("kbe-nat")
+    for place, machine in places.items():
+        if machine["kbe_nat"] != here:
+            yield (
+                f"{place} was run by kbe-nat {machine['kbe_nat']}, and is read by {here}, whose "
+                "defaults may differ."
+            )
+
+
+def _revision(machine: Mapping[str, Any]) -> str:
+    """The revision that was measured: that of the native module, and the checkout's beside it."""
+    checkout, native = (machine.get(name) for name in ("git", "git_native"))
+    if checkout == native or native is None:
+        return str(checkout or f"release {machine['kbe_nat']}")
+    return f"{checkout or 'no checkout'}, its native module {native}"
+
+
 def omission(results: Sequence[Result]) -> str:
     """What is not compared, with its reason; empty when everything is."""
     reason = machine_difference(results)
@@ -76,7 +108,7 @@ def omission(results: Sequence[Result]) -> str:
 
 
 def _scenario_difference(first: Result, other: Result) -> str:
-    here, there = first.manifest.scenario, other.manifest.scenario
+    here, there = canonical(first.scenario), canonical(other.scenario)
     # Names and questions do not make a scenario another one.
     names = [name for name in {**here, **there} if name not in ("name", "question", "expect")]
     different = next((name for name in names if here.get(name) != there.get(name)), None)

@@ -93,7 +93,9 @@ def cell_tables(cell: Cell, run: RunFolder) -> RowsByTable:
             for row in values:
                 yield (*head, *row)
         except (KeyError, TypeError, IndexError):
-            raise LabError(f"{run.path}: the result of cell {cell.key} is damaged") from None
+            raise run.damage(cell, "the result of a cell is damaged") from None
+        except OSError as error:
+            raise run.damage(cell, f"{error.filename} is missing") from None
 
     return {name: rows(name) for name in names}
 

@@ -10,7 +10,6 @@ of the cells, whatever the order in which they ended.
 
 import csv
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,8 +19,7 @@ from typing import IO, Any, Final, Protocol, TypeAlias
 import msgspec
 
 from kbe_nat.errors import LabError
-from kbe_nat.lab.live.scenario import LiveScenario
-from kbe_nat.lab.scenario import Scenario
+from kbe_nat.lab.identity import alteration, values_hash
 from kbe_nat.lab.tables import Catalogue, Row
 
 FORMAT: Final = 1
@@ -73,14 +71,6 @@ class Manifest(msgspec.Struct, frozen=True):
     """
 
 
-def scenario_hash(scenario: Scenario | LiveScenario) -> str:
-    """Equal for equal scenarios, whatever they are called and whatever they ask."""
-    values = msgspec.to_builtins(scenario) | {"name": "x", "question": "", "expect": ""}
-    # Read back as from a file: a whole number in a field of numbers is written in one way then.
-    values = msgspec.to_builtins(msgspec.convert(values, type(scenario)))
-    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:16]
-
-
 class RunFolder:
     """The folder of one run."""
 
@@ -106,6 +96,12 @@ class RunFolder:
             raise LabError(f"{path}: format {manifest.format} is not known")
         if missing := FACTS - manifest.machine.keys():
             raise LabError(f"{path}: machine: {min(missing)} is missing")
+        if (now := values_hash(manifest.scenario)) != manifest.scenario_hash:
+            what = alteration(manifest.scenario, manifest.seed, manifest.cells)
+            raise LabError(
+                f"{path}: the scenario was changed after the run: its hash is {now}, and was "
+                f"{manifest.scenario_hash}; {what}"
+            )
         return manifest
 
     @contextmanager
@@ -150,7 +146,12 @@ class RunFolder:
         try:
             return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError) as error:
-            raise LabError(f"{path}: {error}") from None
+            raise self.damage(cell, str(error)) from None
+
+    def damage(self, cell: Measured, reason: str) -> LabError:
+        """The error that a finished cell's files cannot be read, with what to do about it."""
+        path = self._result_file(cell)
+        return LabError(f"{path}: {reason}; delete this file, and lab run measures its cell anew")
 
     def cell_files(self, cell: Measured) -> dict[str, bytes]:
         """The files of a finished cell, by name."""
@@ -192,6 +193,11 @@ class RunFolder:
     def table(self, name: str) -> Path:
         """The file of a table."""
         return self.path / f"{name}.csv"
+
+    def columns(self, name: str) -> list[str]:
+        """The names in the head of a table; none where it is empty, or no text."""
+        with self.table(name).open(newline="", errors="replace") as lines:
+            return next(csv.reader(lines), [])
 
     def rows(self, name: str) -> Iterator[dict[str, str]]:
         """The rows of a table, by column, as texts. Raises `LabError` where there is none, or it is

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kbe_nat.errors import LabError
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.folder import Manifest, RunFolder
+from kbe_nat.lab.identity import scenario_hash
 from kbe_nat.lab.live.comparison import median_differences
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.reading import AnyScenario, scenario_of
@@ -68,6 +69,15 @@ class Result:
                 raise LabError(f"{self.folder.path}: {PART.format(self.manifest.shard)}")
             listing = ", ".join(self.tables)
             raise LabError(f"{self.folder.path}: no table {table}; there are {listing}")
+        file = self.folder.table(table)
+        columns = self.folder.columns(table)
+        absent = [c.name for c in self.catalogue.tables[table] if c.name not in columns]
+        if columns and absent:
+            release = self.manifest.machine["kbe_nat"]
+            raise LabError(
+                f"{file}: column {absent[0]} is missing: the run is of another revision (kbe-nat "
+                f"{release}): run it anew"
+            )
 
 
 def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
@@ -77,7 +87,7 @@ def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
     """
     lines = []
     here, there = first.manifest, second.manifest
-    if here.scenario_hash != there.scenario_hash:
+    if scenario_hash(first.scenario) != scenario_hash(second.scenario):
         raise LabError("the runs are of different scenarios")
     for name in ("kbe_nat", "git", "git_native", "kernel", "cpu", "python"):
         old, new = here.machine.get(name), there.machine.get(name)

@@ -9,15 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
-
 from kbe_nat.errors import ArgumentError, LabError
 from kbe_nat.lab.arguments import whole
 from kbe_nat.lab.catalogue import catalogue_of
 from kbe_nat.lab.cells import cells
 from kbe_nat.lab.classes import Classes, find_classes, module_folders, module_path
 from kbe_nat.lab.execution import cell_tables
-from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder, scenario_hash
+from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder
+from kbe_nat.lab.identity import canonical, scenario_hash
 from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
 from kbe_nat.lab.live.results import live_parts
@@ -237,16 +236,21 @@ def _check_resumption(
     run: RunFolder, scenario: AnyScenario, work: Work, shard: Shard | None
 ) -> None:
     manifest = run.manifest()
-    if manifest.scenario_hash != scenario_hash(scenario):
-        raise LabError(f"{run.path}: holds a run of another scenario, or with other settings")
     begun, now = manifest.machine.get("kbe_nat"), version("kbe-nat")
     if begun != now:
         raise LabError(f"{run.path}: was begun by kbe-nat {begun}; this is {now}")
+    if manifest.scenario_hash != scenario_hash(scenario):
+        raise LabError(f"{run.path}: holds a run of another scenario, or with other settings")
     before, now = (
         "the whole run" if part is None else f"shard {part}" for part in (manifest.shard, shard)
     )
     if before != now:
         raise LabError(f"{run.path}: was begun as {before}, and this is {now}")
+    if manifest.skipped == work.skipped and manifest.cells != work.descriptions:
+        raise LabError(
+            f"{run.path}: the files of traces, or what this revision does in a cell, have changed "
+            "since the run was begun: run it into another folder"
+        )
     if manifest.skipped != work.skipped:
         before, after = (
             ", ".join(row["way"] for row in rows) or "none"
@@ -259,7 +263,7 @@ def _manifest(origin: Origin, work: Work, shard: Shard | None) -> Manifest:
     scenario = origin.scenario
     return Manifest(
         format=FORMAT,
-        scenario=msgspec.to_builtins(scenario),
+        scenario=canonical(scenario),
         scenario_hash=scenario_hash(scenario),
         seed=scenario.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),

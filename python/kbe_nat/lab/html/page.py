@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from kbe_nat.lab.comparability import omission
+from kbe_nat.lab.comparability import notes
 from kbe_nat.lab.html.svg import inline
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.measures import MEASURES, METHOD
@@ -75,7 +75,7 @@ def page(results: Sequence[Result], drawn: Iterable[tuple[Drawing, Picture]], pl
         "expect": scenario.expect,
         "summary": summary(first),
         "spread": spread_words(first),
-        "notes": list(filter(None, (omission(results), *_skipped(results)))),
+        "notes": [*notes(results), *_skipped(results)],
         "pictures": [
             {
                 "name": each.plot.name,

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import msgspec
 
-from kbe_nat.errors import LabError
 from kbe_nat.lab.folder import RowsByTable, RunFolder
 from kbe_nat.lab.live.cells import LiveCell
 from kbe_nat.lab.live.medians import median_rows
@@ -57,7 +56,7 @@ def live_result(run: RunFolder, cell: LiveCell) -> LiveResult:
     try:
         return msgspec.convert(values, LiveResult)
     except msgspec.ValidationError as error:
-        raise LabError(f"{run.path}: cell {cell.number}: {error}") from None
+        raise run.damage(cell, str(error)) from None
 
 
 def cell_tables(cell: LiveCell, result: LiveResult, names: Container[str]) -> RowsByTable:

@@ -68,7 +68,8 @@ def reason_and_path(message: str) -> tuple[str, str]:
     if not reason:
         reason, path = path, ""
     if path.startswith(_KEY):
-        reason, path = f"one of its names is no text: {reason}", path.removeprefix(_KEY)
+        reason = f"one of its names is no text: {reason[:1].lower()}{reason[1:]}"
+        path = path.removeprefix(_KEY)
     if "matching regex" in reason:
         reason = "is no valid name: lower case letters, digits and '-' only"
     return reason[:1].lower() + reason[1:].replace("`", ""), _PATH_ROOT.sub("", path.strip("`"))

@@ -48,7 +48,8 @@ class Haproxy:
             file, control = Path(folder, "haproxy.cfg"), Path(folder, "control")
             file.write_text(configuration(objects, control))
             started = time.monotonic()
-            command = ("haproxy", "-db", "-q", "-f", str(file))
+            # Not quiet: its own words say why it ends, as of a limit of open files.
+            command = ("haproxy", "-db", "-f", str(file))
             with Program(network.node, command) as program:
                 took = _first_answer(program, network, objects) - started
                 yield _Proxy(network, program, control, took)
