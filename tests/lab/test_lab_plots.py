@@ -11,6 +11,7 @@ import pytest
 from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
 from kbe_nat.lab.plots import pictures, write_pictures
+from kbe_nat.lab.plots.captions import caption
 from kbe_nat.lab.plots.catalog import PLOTS, Plot
 from kbe_nat.lab.plots.series import Drawing, drawing
 from kbe_nat.lab.result import Result
@@ -108,15 +109,27 @@ def test_a_swept_number_is_the_axis_of_a_curve() -> None:
     assert ">1,000<" in text and "mathdefault" not in text, "the axis is logarithmic"
 
 
-def test_many_events_are_added_up() -> None:
+def test_many_events_are_added_up_but_for_shares_which_have_a_range() -> None:
+    """Half of the keys move at each of eight departures and returns of one of two backends; when a
+    third one is away for good, it is at most a third of them, once.
+    """
     events = [
-        {"event": "flapping", "at": 1, "service": "web", "backend": 0, "period": 1, "times": 4}
+        {"event": "flapping", "at": 1, "service": "web", "backend": 0, "period": 1, "times": 4},
+        {"event": "scale", "at": 9, "service": "web", "backends": 3},
     ]
-    drawn = _drawing(lab.run(scenario(strategies=["mh"], timeline=events)), "mapping")
-    assert drawn.note == "all 8 together"
+    values = scenario(strategies=["mh", "modulo"], memory=["none"], timeline=events, repeats=2)
+    result = lab.run(values)
+    rows = [row["keys_moved"] for row in result.rows("events") if row["strategy"] == "mh"]
+    drawn = _drawing(result, "mapping")
+    assert drawn.note == "median and range of 9 events"
     (panel,) = drawn.panels
-    (line,) = panel.lines["keys_moved"]
-    assert 3 < line.points[0].middle < 5, "half of the keys, eight times"
+    point = panel.lines["keys_moved"][0].points[0]
+    assert point.middle == pytest.approx(0.5, abs=0.02)
+    assert (point.low, point.high) == (min(rows), max(rows))
+    assert point.low < 0.4 and len(point.samples) == 9
+    assert panel.lines["keys_moved"][0].reference[0] == 0.5
+    assert "the median over all events" in caption(drawn, has_events=True)
+    assert _drawing(result, "disruption").note == "all 9 together"
 
 
 def test_a_table_of_its_own_interval_needs_a_line(run: Result) -> None:

@@ -19,6 +19,8 @@ def _forms(drawing: Drawing, has_events: bool) -> Iterator[str]:
     match drawing.kind:
         case "dots" if has_repeats:
             yield "Faint marks are single repeats."
+        case "bars" if drawing.plot.is_share and drawing.note:
+            yield "Bars are the median over all events, lines go from the least to the greatest."
         case "times":
             if has_repeats:
                 yield "Lines are means over repeats, without their intervals."

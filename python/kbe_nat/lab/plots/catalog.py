@@ -44,10 +44,14 @@ class Plot(NamedTuple):
     """Rows of one repeat are added up; also where there are too many panels. Else their mean is
     taken.
     """
+    is_share: bool = False
+    """What cannot be added up: too many panels are one, with the median over them and the least and
+    greatest.
+    """
     is_median: bool = False
     """Medians over rounds are drawn, with their bootstrap interval."""
     panels: int = 4
-    """How many there are at most; further ones are added up, or left out."""
+    """How many there are at most; more are put together into one, or those behind are left out."""
 
 
 def _medians(
@@ -135,7 +139,7 @@ PLOTS: Final = (
         panel=("time", "event"),
         reference="keys_minimum",
         reference_name="minimum",
-        is_total=True,
+        is_share=True,
     ),
     Plot(
         "outcomes",

@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from kbe_nat.lab.live.cells import IDLE
@@ -88,7 +89,10 @@ def drawing(results: Sequence[Result], plot: Plot) -> Drawing | None:
         if x is not None:
             kind = "curves"
             table.spread(x.name)
-    note = table.merge_panels() if plot.is_total else table.cut_panels()
+    if plot.is_share:
+        note = table.range_over_panels()
+    else:
+        note = table.merge_panels() if plot.is_total else table.cut_panels()
     panels = table.panels()
     if not panels or (kind == "curves" and table.is_at_one_place()):
         return None
@@ -138,6 +142,7 @@ class _Table:
         self._sums: dict[_Key, dict[tuple[Any, ...], _Sum]] = {}
         self._ends: dict[_Key, tuple[float, float]] = {}
         self._panels: dict[tuple[Any, ...], None] = {}
+        self._is_range = False
 
     def add(self, run: int, row: Mapping[str, Any]) -> None:
         """Book a row."""
@@ -204,6 +209,22 @@ class _Table:
         self._sums, self._panels = merged, {(): None}
         return f"all {count} together"
 
+    def range_over_panels(self) -> str:
+        """Too many panels are one, whose samples are theirs, each the mean of its repeats; in
+        words.
+        """
+        count = len(self._panels)
+        if count <= self._plot.panels:
+            return ""
+        merged: dict[_Key, dict[tuple[Any, ...], _Sum]] = {}
+        for key, sums in self._sums.items():
+            mean = merged.setdefault(key._replace(panel=()), {}).setdefault(key.panel, _Sum())
+            for part in sums.values():
+                mean.total += part.total
+                mean.count += part.count
+        self._sums, self._panels, self._is_range = merged, {(): None}, True
+        return f"median and range of {count} events"
+
     def cut_panels(self) -> str:
         """Too many panels are left out; in words."""
         count = len(self._panels)
@@ -244,6 +265,8 @@ class _Table:
     def _point(self, key: _Key, sums: Mapping[tuple[Any, ...], _Sum]) -> Point:
         is_total = self._plot.is_total
         samples = tuple(s.total if is_total else s.total / s.count for s in sums.values())
+        if self._is_range:
+            return Point(median(samples), min(samples), max(samples), samples)
         if self._plot.is_median:
             middle = median_interval(samples, seed=1)
             assert middle is not None
