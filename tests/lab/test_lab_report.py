@@ -141,6 +141,7 @@ def test_it_opens_sorts_and_prints_in_chromium(run: Result, browser: Browser) ->
             browser.resize(width, 900)
             browser.prefer(scheme)
             assert browser.run("return document.documentElement.scrollWidth") <= width
+            assert browser.run(HIDDEN) == 0, "all of a plot is seen without scrolling sideways"
             ink, ground = browser.run(COLOURS)
             assert _contrast(ink, ground) > 7, (width, scheme, ink, ground)
     assert browser.run(COLUMN, 3)[:2] == browser.run(COLUMN, 3)[:2]
@@ -243,6 +244,10 @@ COLOURS = (
     "const text = document.querySelector('.plots svg text');"
     "const figure = text.closest('figure');"
     "return [getComputedStyle(text).fill, getComputedStyle(figure).backgroundColor]"
+)
+HIDDEN = (
+    "return [...document.querySelectorAll('.plots .scroll')]"
+    ".filter((each) => each.scrollWidth > each.clientWidth).length"
 )
 COLUMN = (
     "return [...document.querySelector('.table tbody').rows]"
