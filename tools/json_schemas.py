@@ -14,12 +14,14 @@ from written import write
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.demo import DemoRow
 from kbe_nat.cli.diff import DiffRow
+from kbe_nat.cli.lab import ScenarioRow
 from kbe_nat.cli.output import API_VERSION
 from kbe_nat.cli.shadow import DisagreementRow, ShadowRow
 from kbe_nat.cli.summary import ReplayRow
 from kbe_nat.daemon import rows
 from kbe_nat.doctor import Check
 from kbe_nat.explain import VerdictRow
+from kbe_nat.lab.report import Page
 from kbe_nat.playground.rows import ControllerRow, EndpointsRow, PodRow, ServiceObjectRow
 
 SCHEMA: Final = Path(__file__).parents[1] / "schemas/kbe-nat.v1.schema.json"
@@ -33,6 +35,8 @@ LISTS: Final[dict[str, type[Any]]] = {
     "Decision": rows.DecisionRow,
     "Verdict": VerdictRow,
     "Check": Check,
+    "LabScenario": ScenarioRow,
+    "LabPage": Page,
     "PlaygroundPod": PodRow,
     "PlaygroundService": ServiceObjectRow,
     "PlaygroundController": ControllerRow,

@@ -192,7 +192,7 @@ def test_reports_of_the_command_line(
     assert f"Report with plots: {first}/report.html" in capsys.readouterr().out
     assert (first / "plots/balance.svg").exists()
     assert main(["lab", "run", str(file), "-d", str(second), "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["table"] == "balance"
+    assert json.loads(capsys.readouterr().out)["items"][0]["table"] == "balance"
     target = tmp_path / "both.html"
     assert main(["lab", "report", str(first), str(second), "--html", str(target)]) == 0
     text = target.read_text()

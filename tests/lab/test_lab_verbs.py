@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
 from kbe_nat.__main__ import main
 from kbe_nat.lab.standing import Standing
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = Draft202012Validator(json.loads((ROOT / "schemas/kbe-nat.v1.schema.json").read_text()))
 
 
 @pytest.fixture
@@ -27,13 +31,22 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], file: str) -> None:
     assert main(["lab", "list", "-o", "name"]) == 0
     assert capsys.readouterr().out.split() == lab.gallery()
     assert main(["lab", "list", "-o", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert {"name", "question", "expect"} == set(rows[0])
+    listing = json.loads(capsys.readouterr().out)
+    SCHEMA.validate(listing)
+    assert listing["kind"] == "LabScenarioList"
+    assert {"name", "question", "expect"} == set(listing["items"][0])
+    assert [row["name"] for row in listing["items"]] == lab.gallery()
     assert main(["lab", "list"]) == 0
     assert "How evenly does the page's Service split" in capsys.readouterr().out
     assert main(["lab", "show", file, "-o", "json"]) == 0
-    values = json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    values = json.loads(text)
+    SCHEMA.validate(values)
+    assert (values["apiVersion"], values["kind"]) == ("kbe-nat.io/v1", "LabScenario")
     assert values["limits"]["max_flows"] == 1_048_576
+    (Path(file).parent / "shown.json").write_text(text)
+    shown, _ = lab.read_scenario(str(Path(file).parent / "shown.json"))
+    assert shown == lab.read_scenario(file)[0]
     assert main(["lab", "show", "seed"]) == 0
     (Path(file).parent / "copy.yaml").write_text(capsys.readouterr().out)
     assert lab.read_scenario(str(Path(file).parent / "copy.yaml"))[0].name == "seed"
@@ -67,7 +80,10 @@ def test_run_report_and_reproduce(
     for name in ("kbe_nat", "git", "kernel", "cpu", "mitigations", "command"):
         assert name in manifest["machine"]
     assert main(["lab", "report", str(folder), "-o", "json"]) == 0
-    pages = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
+    SCHEMA.validate(document)
+    assert document["kind"] == "LabPageList"
+    pages = document["items"]
     assert [page["title"].partition(" (")[0] for page in pages][:2] == [
         "Balance",
         "Shares of connections",

@@ -15,7 +15,7 @@ from click.exceptions import Exit
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.lab_progress import run_progress
-from kbe_nat.cli.output import show, show_json, table
+from kbe_nat.cli.output import API_VERSION, show, show_json, show_json_rows, table
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import LabError, SettingError
 from kbe_nat.lab.comparability import notes
@@ -26,7 +26,7 @@ from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.parallel import RESUME, Cluster, Workers
 from kbe_nat.lab.preflight import LabWarning
 from kbe_nat.lab.preflight import validate as validate_scenario
-from kbe_nat.lab.reading import AnyScenario, gallery, read_scenario
+from kbe_nat.lab.reading import KIND, AnyScenario, gallery, read_scenario
 from kbe_nat.lab.report import headline
 from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows
@@ -58,7 +58,7 @@ class BackendName(StrEnum):
 
 
 class ScenarioRow(msgspec.Struct, frozen=True):
-    """`lab list`: a scenario of the gallery."""
+    """`lab list`: a scenario of the gallery. `lab show` has all fields of its file beside these."""
 
     name: str
     """As `lab run` takes it."""
@@ -88,7 +88,7 @@ def list_scenarios(
     scenarios = [read_scenario(name)[0] for name in gallery()]
     rows = [ScenarioRow(value.name, value.question, value.expect) for value in scenarios]
     if names == "json":
-        show_json(rows)
+        show_json_rows(rows, KIND)
         return
     listing = table("", "name", "question")
     for row in rows:
@@ -98,14 +98,14 @@ def list_scenarios(
 
 @lab.verb("show")
 def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> None:
-    """Print a scenario with all defaults, as YAML or JSON.
+    """Print a scenario with all defaults, as YAML or JSON, of which lab run reads both.
 
     Examples:
-      kbe-nat lab show maglev-disruption
+      kbe-nat lab show node-loss
     """
     values = msgspec.to_builtins(read_scenario(name)[0])
     if output is Format.JSON:
-        show_json(values)
+        show_json({"apiVersion": API_VERSION, "kind": KIND, **values})
         return
     import yaml
 
@@ -319,7 +319,7 @@ def _workers(jobs: int | None, backend: BackendName, scheduler: str | None) -> W
 def _report(results: list[Result], output: Format) -> None:
     pages = pages_of(results)
     if output is Format.JSON:
-        show_json(pages)
+        show_json_rows(pages, "LabPage")
         return
     show(*headline(results[0]))
     show(*notes(results))

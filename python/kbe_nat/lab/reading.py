@@ -27,6 +27,10 @@ from kbe_nat.sources.manifests.files import content, label
 
 OFFLINE: Final = "offline"
 LIVE: Final = "live"
+KIND: Final = "LabScenario"
+"""Of a scenario as a document of JSON."""
+HEAD: Final = frozenset(("apiVersion", "kind"))
+"""Fields of such a document that are none of the scenario."""
 GALLERY: Final = Path(__file__).parent / "gallery"
 
 AnyScenario: TypeAlias = Scenario | LiveScenario
@@ -53,7 +57,11 @@ def gallery() -> list[str]:
 
 
 def scenario_of(document: object, origin: str = "scenario") -> AnyScenario:
-    """A scenario from values as YAML or JSON have them, told by `mode`. Raises `ScenarioError`."""
+    """A scenario from values as YAML or JSON have them, told by `mode`; also as `lab show -o json`
+    prints it. Raises `ScenarioError`.
+    """
+    if isinstance(document, Mapping) and document.get("kind") == KIND:
+        document = {name: value for name, value in document.items() if name not in HEAD}
     mode = document.get("mode", OFFLINE) if isinstance(document, Mapping) else OFFLINE
     if mode == OFFLINE:
         return offline_scenario_of(document, origin)
