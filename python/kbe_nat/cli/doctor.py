@@ -10,7 +10,7 @@ from kbe_nat.doctor import State, diagnose
 
 @verb()
 def doctor(output: OutputFormat = Format.TEXT) -> None:
-    """Say what this kernel, its settings and our privileges allow, and what to do about the rest.
+    """Say whether this kernel, its settings and our privileges allow serving, and suggest fixes.
 
     Ends with 1 when the proxy cannot run here. Nothing stays changed.
 

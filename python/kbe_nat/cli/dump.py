@@ -34,7 +34,7 @@ def dump(
     command: click.Context,
     form: Annotated[
         Form | None,
-        Flag("--format", help="As whose output the rules are written. Default: that of the mode."),
+        Flag("--format", help="Output format. Default: that of the mode."),
     ] = None,
     names: Annotated[
         Names,

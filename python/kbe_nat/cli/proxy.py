@@ -62,10 +62,10 @@ def proxy(
     settings: Settings,
     dry_run: Annotated[
         bool,
-        Flag("--dry-run", help="Print exactly what would be put into the kernel, and end."),
+        Flag("--dry-run", help="Print what would be put into the kernel, as text, and end."),
     ] = False,
     cleanup: Annotated[
-        bool, Flag("--cleanup", help="Take all rules of ours out of the kernel, and end.")
+        bool, Flag("--cleanup", help="Remove all rules of kbe-nat from the kernel, and end.")
     ] = False,
     init_only: InitOnly = False,
     write_config_to: WriteConfigTo = None,
@@ -74,8 +74,8 @@ def proxy(
     """Serve the Services of an API server or of files on this node: divert their packets, translate
     them, follow changes.
 
-    Needs CAP_NET_ADMIN and gives up every other privilege, but for CAP_NET_RAW that iptables'
-    commands want with every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away;
+    Needs CAP_NET_ADMIN and gives up every other privilege, except CAP_NET_RAW, which iptables needs
+    with every-packet. SIGTERM, SIGINT and SIGHUP end it and take the rules away;
     SIGUSR2 ends it for a restart, and leaves them. Connections are kept for the next start; drains,
     and strategies that were set while it ran, are not.
 

@@ -30,7 +30,7 @@ def top(
     ] = 1.0,
     rows: Annotated[int, Flag("--rows", min=1, help="Endpoints that are shown, at most.")] = 30,
     looks: Annotated[
-        int, Flag("--iterations", min=0, help="Looks, then end; 0: until Ctrl-C.")
+        int, Flag("--iterations", min=0, help="Number of refreshes; 0: until Ctrl-C.")
     ] = 0,
     *,
     selection: SelectionSettings,

@@ -189,7 +189,9 @@ class Proxy:
             if self._node.events is not None:
                 self._node.events.start()
             self.rounds(subscribers).run(self._grace)
-            LOG.info("ending; the rules %s", "stay" if self.ending.leaves_rules else "go")
+            LOG.info(
+                "stopping; the rules %s", "stay" if self.ending.leaves_rules else "are removed"
+            )
             self._notifier.notify("STOPPING=1")
 
     def render(self, warn: Callable[..., None]) -> str:

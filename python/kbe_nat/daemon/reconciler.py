@@ -55,7 +55,7 @@ class Reconciler:
         self._has_objects = False
         self._news = ""
         """About what was taken over since the last `log_news`."""
-        self._standing_errors = ConditionLog(logging.ERROR, "the objects are sound again")
+        self._standing_errors = ConditionLog(logging.ERROR, "all objects are valid again")
         self._standing_notes = ConditionLog(logging.INFO)
         self._standing_warnings = ConditionLog(logging.WARNING)
         self._standing_plan_notes = ConditionLog(logging.WARNING)

@@ -52,7 +52,7 @@ class SourceSettings:
     api_encoding: Encoding | None = None
     """What the API server is asked for; None: `clientConnection.contentType` says it."""
     pod_range: str = POD_RANGE
-    """Where Pods get addresses that a controller has but no object shows."""
+    """Address range of Pods that a controller implies but no object lists."""
     is_strict: bool = False
     """It does not start when an object is wrong, a file unreadable, or there is no Service."""
 

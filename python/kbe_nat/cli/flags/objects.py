@@ -19,7 +19,7 @@ class ObjectSettings:
 
     files: tuple[str, ...] = ()
     pod_range: str = POD_RANGE
-    """Where Pods get addresses that a controller has but no object shows."""
+    """Address range of Pods that a controller implies but no object lists."""
     is_strict: bool = True
     """A wrong object or an unreadable file is an error, and not left out."""
 

@@ -29,7 +29,7 @@ SEED_FLAG: Final[Flag] = Flag(
     "--seed", min=0, max=2**64 - 1, help="Makes random choices repeatable."
 )
 POD_RANGE_FLAG: Final[Flag] = Flag(
-    "--pod-range", help="Where Pods get addresses that a controller has but no object shows."
+    "--pod-range", help="Address range of Pods that a controller implies but no object lists."
 )
 SOCKET_FLAG: Final[Flag] = Flag(
     # Not readable: the daemon's own words come when it must not be asked.

@@ -138,7 +138,8 @@ PROXY_FLAGS: Final[Flags] = {
         ),
         "on_death": Flag(
             "--on-death",
-            help="What new connections meet while no daemon runs (first-packet). Default: serve.",
+            help="What happens to new connections while no daemon runs (first-packet). "
+            "Default: serve.",
         ),
         "standby_slots": Flag(
             "--standby-slots",
