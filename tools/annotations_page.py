@@ -72,6 +72,14 @@ KEYS: Final = {
             "`all`: `loadBalancerSourceRanges` restrict external IPs and node ports too",
             "the Service is refused, since the key restricts; what was served before stays",
         ),
+        Key(
+            snapshot.SLOTS_ANNOTATION,
+            "annotation of a Service",
+            f"1 to {snapshot.MOST_STANDBY_SLOTS}",
+            "over how many slots the kernel spreads new connections while no daemon runs"
+            " ([datapaths.md](datapaths.md#standbys)); `--standby-slots` is the number for all",
+            "the number for all",
+        ),
     ),
     KUBERNETES: (
         Key(
