@@ -20,7 +20,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     text = re.sub(r"\]\(docs/", "](", text)
     # What else it links to lies beside the folder of the pages.
     text = re.sub(r"\]\((?!https?:|#|[\w-]+\.md)([^)]+)\)", r"](../\1)", text)
-    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         text = text.replace(f"]({name})", f"](../{name})")
     files.append(File.generated(config, "index.md", content=text))
     return files
