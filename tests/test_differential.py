@@ -352,6 +352,18 @@ def _back(pair: Pair, number: int, flags: int, size: int, skew: int) -> None:
     pair.process(traffic.ip(*_turned(traffic.addresses(after)), traffic.TCP, segment))
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_cut_packets_are_malformed_to_both(version: int) -> None:
+    pair = Pair({})
+    src, dst = CLIENTS[version][0], FRONTENDS[version][0]
+    packet = traffic.ip(src, dst, traffic.UDP, traffic.udp(4000, 53, b"x"))
+    for length in range(len(packet)):
+        assert pair.process(packet[:length]) is None
+        assert pair.native.process(packet[:length], 0).cause == "malformed"
+    assert pair.process(packet) is not None
+    assert pair.native.stats().causes["malformed"] == 2 * len(packet)
+
+
 def _datagram(pair: Pair, version: int, client: int, sport: int, frontend: int, size: int) -> None:
     src, dst = _pick(CLIENTS[version], client), _pick(FRONTENDS[version], frontend)
     packet = traffic.ip(src, dst, traffic.UDP, traffic.udp(sport, 53, bytes(size)))

@@ -153,8 +153,6 @@ class Reference:
     ) -> Verdict:
         """The verdict on a packet that came in at `now`."""
         self._advance_clock(now)
-        if not packet:
-            return Verdict("accept", "not-ours", packet)
         try:
             parsed = parse(packet)
         except Malformed as error:

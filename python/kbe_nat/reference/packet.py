@@ -75,7 +75,7 @@ class Packet:
 
 def parse(packet: bytes) -> Packet:
     """Read a packet. Raises `Malformed` when its headers contradict themselves or its length."""
-    version = packet[0] >> 4
+    version = packet[0] >> 4 if packet else 0
     if version == 4:
         protocol, l4, end = _ipv4(packet)
     elif version == 6:

@@ -115,7 +115,7 @@ impl Engine {
         match version(packet.bytes) {
             4 => self.process_one::<Ipv4Addr>(packet),
             6 => self.process_one::<Ipv6Addr>(packet),
-            _ => self.shared.versionless(packet.bytes),
+            _ => self.shared.versionless(packet.bytes, packet.meta),
         }
     }
 
@@ -145,7 +145,7 @@ impl Engine {
                 4 => self.process_run::<Ipv4Addr>(rest, verdicts),
                 6 => self.process_run::<Ipv6Addr>(rest, verdicts),
                 _ => {
-                    verdicts.push(self.shared.versionless(first.bytes));
+                    verdicts.push(self.shared.versionless(first.bytes, first.meta));
                     1
                 }
             };

@@ -54,6 +54,24 @@ fn f75_ip_options_that_contradict_themselves_are_malformed() {
 }
 
 #[test]
+fn no_byte_is_no_packet_but_in_a_capture() {
+    let mut scene = Scene::with_backends(Family::V4, 1);
+    for (is_captured, action, cause) in
+        [(false, Action::Drop, Cause::Malformed), (true, Action::Accept, Cause::NotOurs)]
+    {
+        let meta = Meta { is_captured, ..Meta::default() };
+        assert_eq!(scene.engine.explain(0, &[], meta).verdict.cause, cause);
+        let counted = |scene: &Scene| {
+            scene.engine.causes().find(|&(each, _)| each == cause).map_or(0, |(_, count)| count)
+        };
+        let before = counted(&scene);
+        let verdict = scene.process(&mut [], meta);
+        assert_eq!((verdict.action, verdict.cause), (action, cause));
+        assert_eq!(counted(&scene), before + 1);
+    }
+}
+
+#[test]
 fn f75_ip_headers_that_cannot_be() {
     let mut scene = Scene::with_backends(Family::V4, 1);
     let good = udp(Family::V4.client(1, 5555), Family::V4.vip(), b"payload");

@@ -97,8 +97,8 @@ impl Engine {
         let mut explanation = match packet.first().map(|byte| byte >> 4) {
             Some(4) => self.explain_family::<Ipv4Addr>(packet, meta),
             Some(6) => self.explain_family::<Ipv6Addr>(packet, meta),
-            _ if packet.is_empty() => Explanation::of(
-                versionless(packet),
+            None if meta.is_captured => Explanation::of(
+                versionless(packet, meta),
                 vec![("packet", "a frame that holds no IP packet".to_owned())],
             ),
             _ => unreadable(Malformed::Version),

@@ -12,7 +12,8 @@ pub struct Meta {
     /// Whether its transport checksum is there.
     pub checksum: ChecksumState,
     /// Whether it was read from a capture, where a length field of 0 stands for the length of the
-    /// bytes: see [`Wire::parse_captured`]. On a wire such a packet is malformed.
+    /// bytes ([`Wire::parse_captured`]), and no byte for a frame without an IP packet. On a wire
+    /// both are malformed.
     pub is_captured: bool,
 }
 
@@ -46,11 +47,11 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
     })
 }
 
-/// The verdict on bytes that begin with the version of no IP. Empty ones stand for a frame without
-/// an IP packet, such as ARP in a capture: it is nobody's.
+/// The verdict on bytes that begin with the version of no IP. In captures empty ones stand for a
+/// frame without an IP packet, such as ARP: no Service matches it.
 #[cold]
-pub(crate) fn versionless(packet: &[u8]) -> Verdict {
-    if packet.is_empty() {
+pub(crate) fn versionless(packet: &[u8], meta: Meta) -> Verdict {
+    if packet.is_empty() && meta.is_captured {
         Verdict::new(Action::Accept, Cause::NotOurs)
     } else {
         malformed(Malformed::Version)

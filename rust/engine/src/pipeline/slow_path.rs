@@ -10,8 +10,8 @@ use crate::wire::{Headers, Layer4, Wire};
 
 impl Shared {
     /// The verdict of [`versionless`], counted.
-    pub(crate) fn versionless(&mut self, packet: &[u8]) -> Verdict {
-        let verdict = versionless(packet);
+    pub(crate) fn versionless(&mut self, packet: &[u8], meta: Meta) -> Verdict {
+        let verdict = versionless(packet, meta);
         self.counters.count(verdict);
         verdict
     }

@@ -17,9 +17,9 @@ impl Engine {
     /// `interface` is the index of the device it came in by, 0 for the node's own. With
     /// `incomplete_checksum` the transport checksum is computed in full (a packet from a local
     /// sender, CHECKSUM_PARTIAL). With `captured`, for packets of captures, an IP length of 0
-    /// stands for the length of the bytes: the sending host had not yet cut this segment. Without
-    /// it such a packet is malformed. Cost: one lookup; for the first packet of a flow also the
-    /// decision.
+    /// stands for the length of the bytes (the sending host had not yet cut this segment), and no
+    /// byte for a frame without an IP packet. Without it both are malformed. Cost: one lookup; for
+    /// the first packet of a flow also the decision.
     #[pyo3(signature = (
         packet, now, *, interface = 0, incomplete_checksum = false, captured = false
     ))]

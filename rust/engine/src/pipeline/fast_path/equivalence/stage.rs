@@ -339,7 +339,7 @@ pub(super) fn slowly(engine: &mut Engine, now: u64, bytes: &mut [u8], meta: Meta
             let (shared, family) = Ipv6Addr::split(engine);
             shared.slow_path(family, Entry::NONE, bytes, meta)
         }
-        _ => engine.shared.versionless(bytes),
+        _ => engine.shared.versionless(bytes, meta),
     }
 }
 
@@ -360,7 +360,7 @@ fn mislead(engine: &mut Engine, now: u64, guess: Entry, packet: &mut Packet<'_>)
     match packet.bytes.first().map_or(0, |byte| byte >> 4) {
         4 => run::<Ipv4Addr>(engine, guess, packet),
         6 => run::<Ipv6Addr>(engine, guess, packet),
-        _ => engine.shared.versionless(packet.bytes),
+        _ => engine.shared.versionless(packet.bytes, packet.meta),
     }
 }
 
