@@ -148,7 +148,7 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
     assert line(flows[0]) == (
         "tcp      6 120 SYN_SENT src=10.0.2.15 dst=172.30.228.255 sport=49152 dport=80 "
         "packets=1 bytes=40 [UNREPLIED] src=10.0.0.1 dst=10.0.2.15 sport=9876 dport=49152 "
-        "packets=0 bytes=0 mark=0 use=1"
+        "packets=0 bytes=0"
     )
 
 

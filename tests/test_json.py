@@ -25,7 +25,7 @@ SERVICE = (
 POLICIES = "internal_traffic_policy external_traffic_policy source_ranges endpoints"
 FLOW = (
     "protocol state timeout age source destination reply_source reply_destination service assured"
-    " replied masquerade packets bytes"
+    " replied masquerade packets bytes kernel"
 )
 
 

@@ -317,6 +317,28 @@ class ConntrackEntry:
     def reply_destination(self) -> tuple[str, int]:
         """As whom the server sees the client."""
 
+    @property
+    def replied(self) -> bool:
+        """Whether an answer was seen."""
+    @property
+    def assured(self) -> bool:
+        """Whether both sides have confirmed it."""
+    @property
+    def state(self) -> words.State | None:
+        """The name of a TCP or SCTP state, else None."""
+    @property
+    def id(self) -> int | None:
+        """The kernel's own number of it; None where it tells none."""
+    @property
+    def mark(self) -> int | None:
+        """The connmark; None for a kernel without connmarks."""
+    @property
+    def uses(self) -> int | None:
+        """References that the kernel has to it; None in an event."""
+    @property
+    def timeout(self) -> int | None:
+        """Seconds until it ends if no packet comes; None for one that has ended."""
+
 @final
 class ConntrackEvents:
     """Hears of flows that begin, in the network namespace of the thread that makes this object. At
@@ -383,6 +405,16 @@ class ConntrackSync:
         Raises `ConntrackError`.
         """
 
+    def entries(self, flows: Sequence[Flow], *, ended: bool = False) -> list[ConntrackEntry | None]:
+        """The kernel's entry of each of these flows; None where it has none, or one that leads to
+        another backend. With `ended` they are over: then it is the entry that a flow had, if
+        `watch_ends` was on. Cost: a question to the kernel for each, some microseconds. Raises
+        `ConntrackError`.
+        """
+    def watch_ends(self, watched: bool) -> None:
+        """Keep the kernel's entries of flows that end from now on, for `entries`; or do so no
+        more.
+        """
     def stop(self) -> None:
         """End `run` soon."""
 
@@ -1316,9 +1348,9 @@ class Engine:
         `interface` is the index of the device it came in by, 0 for the node's own. With
         `incomplete_checksum` the transport checksum is computed in full (a packet from a local
         sender, CHECKSUM_PARTIAL). With `captured`, for packets of captures, an IP length of 0
-        stands for the length of the bytes: the sending host had not yet cut this segment. Without
-        it such a packet is malformed. Cost: one lookup; for the first packet of a flow also the
-        decision.
+        stands for the length of the bytes (the sending host had not yet cut this segment), and no
+        byte for a frame without an IP packet. Without it both are malformed. Cost: one lookup; for
+        the first packet of a flow also the decision.
         """
 
     def process_batch(

@@ -52,6 +52,8 @@ def ask(
         ("-u UNREPLIED", 3),
         ("-u ASSURED,SEEN_REPLY", 0),
         ("-n", 0),
+        # The kernel does not track them.
+        ("-m 0", 0),
         ("--service web", 3),
     ],
 )
@@ -131,6 +133,9 @@ def test_counters(ask: Ran) -> None:
         ("-D", "-F ends all of them"),
         ("-G -p udp", "say -p, -s and -d"),
         ("-L -S", "only one of"),
+        ("-L -m foo", "'foo' is no mark of 32 bits"),
+        ("-L -m 0x100000000", "is no mark of 32 bits"),
+        ("-L -m 1/", "is no mark of 32 bits"),
     ],
 )
 def test_what_is_typed_wrong_is_said(ask: Ran, flags: str, said: str) -> None:

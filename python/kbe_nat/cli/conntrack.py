@@ -111,6 +111,7 @@ def conntrack(
       kbe-nat conntrack -L -p tcp --dport 80
       kbe-nat conntrack -L -f ipv4 -s 10.0.0.0/8 -u ASSURED -o extended,id
       kbe-nat conntrack -E svc/web -e NEW,DESTROY -o timestamp
+      kbe-nat conntrack -L -m 0x1000/0x1000 -q 10.0.2.2
       kbe-nat conntrack -D -s 10.0.2.15 --dport 80
     """
     # conntrack-tools name a table there, of which there is one here.
@@ -251,14 +252,20 @@ def _words(row: FlowRow, event: str, form: frozenset[str]) -> Iterator[str]:
     yield from _side(row, row.reply_source, row.reply_destination, 1)
     if row.assured:
         yield "[ASSURED]"
-    yield "mark=0"
-    yield "use=1"
+    kernel = row.kernel
+    # As in conntrack's own lines, what the kernel does not tell is left out.
+    if kernel is not None:
+        for name, number in (("mark", kernel.mark), ("use", kernel.uses)):
+            if number is not None:
+                yield f"{name}={number}"
     if "id" in form:
         yield f"id={_identity(row)}"
 
 
 def _identity(row: FlowRow) -> int:
-    """A number that a connection keeps, of its ends."""
+    """A number that a connection keeps: the kernel's, or one of its ends."""
+    if row.kernel is not None and row.kernel.id is not None:
+        return row.kernel.id
     ends = (row.protocol, row.source, row.destination, row.reply_source)
     return zlib.crc32(repr(ends).encode())
 

@@ -46,6 +46,18 @@ def parse_family(text: str) -> Family:
     return FAMILIES[text]
 
 
+def parse_mark(text: str) -> tuple[int, int]:
+    """A connmark and the bits of it that count, all of them without a slash. Raises ValueError."""
+    mark, slash, mask = text.partition("/")
+    try:
+        numbers = (int(mark, 0), int(mask, 0) if slash else MARK)
+    except ValueError:
+        numbers = (-1, 0)
+    if not all(0 <= number <= MARK for number in numbers):
+        raise ValueError(f"{text!r} is no mark of 32 bits, such as 0x10 or 0x10/0xff")
+    return numbers
+
+
 def parse_status(text: str) -> tuple[str, ...]:
     """Words of the status, with commas between. Raises ValueError."""
     words = tuple(word.upper() for word in text.split(","))
@@ -72,6 +84,8 @@ class FlowFilter:
     state: str = ""
     status: tuple[str, ...] = ()
     masqueraded: bool = False
+    mark: tuple[int, int] | None = None
+    """With a mask; connections without a connmark have none."""
     service: str = ""
     names: tuple[str, ...] = ()
     """Of Services and service ports, any of which a connection is to be of."""
@@ -115,6 +129,7 @@ class FlowFilter:
             and self.state in ("", row.state)
             and all(_has_status(row, word) for word in self.status)
             and (not self.masqueraded or row.masquerade)
+            and (self.mark is None or _has_mark(row, *self.mark))
             and (
                 not self.names
                 or row.service in self.names
@@ -151,6 +166,11 @@ def _has_status(row: FlowRow, word: str) -> bool:
     return values[word]
 
 
+def _has_mark(row: FlowRow, mark: int, mask: int) -> bool:
+    value = row.kernel.mark if row.kernel else None
+    return value is not None and value & mask == mark
+
+
 TCP_STATES: Final = (
     "NONE",
     "SYN_SENT",
@@ -176,6 +196,7 @@ STATES: Final = (*TCP_STATES, *SCTP_STATES)
 STATUS: Final = ("ASSURED", "SEEN_REPLY", "UNREPLIED", "CONFIRMED", "DST_NAT", "SRC_NAT")
 FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
 PORT: Final = 65535
+MARK: Final = 0xFFFF_FFFF
 FILTER_FLAGS: Final[Flags] = {
     "family": TextFlag(Flag("--family", "-f", help="ipv4 or ipv6."), parse_family),
     "protocol": TextFlag(Flag("--proto", "-p", help="Its name or number."), parse_protocol),
@@ -210,6 +231,10 @@ FILTER_FLAGS: Final[Flags] = {
         parse_status,
     ),
     "masqueraded": Flag("--src-nat", "-n", help="Those whose source is masqueraded."),
+    "mark": TextFlag(
+        Flag("--mark", "-m", metavar="MARK[/MASK]", help="The kernel's connmark (first-packet)."),
+        parse_mark,
+    ),
     "service": TextFlag(Flag("--service", help="As a NAME."), service_name),
     "names": None,
 }

@@ -56,6 +56,11 @@ def _traffic(place: int) -> Callable[[Any], str]:
     return lambda row: traffic(row.packets, row.bytes)[place]
 
 
+def _mark(row: FlowRow) -> str:
+    mark = row.kernel.mark if row.kernel else None
+    return "-" if mark is None else f"{mark:#x}"
+
+
 def _seconds(value: int | None) -> str:
     return "" if value is None else f"{value} s"
 
@@ -140,6 +145,8 @@ FLOWS: Final = Listing[FlowRow](
         Column("service", lambda row: row.service),
         Column("timeout", lambda row: f"{row.timeout} s", is_clock=True),
         Column("age", lambda row: f"{row.age} s", is_wide=True, is_clock=True),
+        Column("reply to", lambda row: join_address(*row.reply_destination), is_wide=True),
+        Column("mark", _mark, is_wide=True),
         *TRAFFIC,
     ),
 )

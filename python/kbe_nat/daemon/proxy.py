@@ -153,7 +153,7 @@ class Proxy:
             stack.callback(self._server.close)
             self._server.start_health()
             stack.callback(self._source.close)
-            subscribers = Subscribers(controller.engine)
+            subscribers = Subscribers(controller.engine, controller.datapath.watch_ends)
             verbs = Verbs(
                 controller,
                 subscribers,

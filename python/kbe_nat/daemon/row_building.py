@@ -4,12 +4,20 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
-from kbe_nat._native import BackendStats, ConnectTimes, Decision, Flow, ServiceStats
+from kbe_nat._native import (
+    BackendStats,
+    ConnectTimes,
+    ConntrackEntry,
+    Decision,
+    Flow,
+    ServiceStats,
+)
 from kbe_nat.daemon.rows import (
     ConnectRow,
     DecisionAction,
     DecisionRow,
     EndpointRow,
+    EntryRow,
     FlowRow,
     FrontendRow,
     NodeRow,
@@ -23,23 +31,30 @@ StatsByPort: TypeAlias = dict[tuple[str, int], ServiceStats]
 """Counters of service ports, by name and family."""
 
 
-def flow_row(flow: Flow, *, is_counted: bool = True) -> FlowRow:
-    """A flow as a row."""
+def flow_row(
+    flow: Flow, entry: ConntrackEntry | None = None, *, is_counted: bool = True
+) -> FlowRow:
+    """A flow as a row. What the kernel's entry says goes ahead of the engine's: it is newer, and
+    the kernel chooses the port of a masqueraded flow.
+    """
+    newest: Flow | ConntrackEntry = entry or flow
+    timeout = flow.timeout if entry is None or entry.timeout is None else entry.timeout
     return FlowRow(
         protocol=flow.protocol,
-        state=flow.state,
-        timeout=round(flow.timeout),
+        state=newest.state or flow.state,
+        timeout=round(timeout),
         age=round(flow.age),
         source=flow.source,
         destination=flow.destination,
         reply_source=flow.reply_source,
-        reply_destination=flow.reply_destination,
+        reply_destination=newest.reply_destination,
         service=flow.service,
-        assured=flow.assured,
-        replied=flow.replied,
+        assured=newest.assured,
+        replied=newest.replied,
         masquerade=flow.masquerade,
         packets=flow.packets if is_counted else None,
         bytes=flow.bytes if is_counted else None,
+        kernel=EntryRow(entry.id, entry.mark, entry.uses) if entry else None,
     )
 
 

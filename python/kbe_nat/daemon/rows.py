@@ -215,6 +215,17 @@ class NodeRow(msgspec.Struct, frozen=True):
     """Whether load balancers may send to it: false while it is deleted or about to be."""
 
 
+class EntryRow(msgspec.Struct, frozen=True):
+    """What only the kernel's connection tracking knows of a connection."""
+
+    id: int | None
+    """Its number; null where the kernel tells none."""
+    mark: int | None
+    """The connmark; null for a kernel without connmarks."""
+    uses: int | None
+    """References to it; null once it has ended."""
+
+
 class FlowRow(msgspec.Struct):
     """`get flows`, `conntrack -L`: one connection."""
 
@@ -246,6 +257,8 @@ class FlowRow(msgspec.Struct):
     """There and back; null where they are not counted."""
     bytes: Pair | None
     """There and back; null where they are not counted."""
+    kernel: EntryRow | None
+    """The kernel's entry; null where the kernel has none, as with the datapath every-packet."""
 
 
 class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -37,8 +37,10 @@ class Subscription:
 class Subscribers:
     """Hands the engine's events to every subscription; without any, the engine records none."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, watch_ends: Callable[[bool], None] = lambda _: None) -> None:
+        """`watch_ends` is told whether there are subscriptions."""
         self._engine = engine
+        self._watch_ends = watch_ends
         self._subscriptions: list[Subscription] = []
         self._lock = threading.Lock()
 
@@ -47,6 +49,7 @@ class Subscribers:
         """A subscription that gets all events for as long as the block runs."""
         subscription = Subscription()
         with self._lock:
+            self._watch_ends(True)
             self._engine.watch(CAPACITY)
             self._subscriptions.append(subscription)
         try:
@@ -55,6 +58,7 @@ class Subscribers:
             with self._lock:
                 self._subscriptions.remove(subscription)
                 if not self._subscriptions:
+                    self._watch_ends(False)
                     self._engine.watch(0)
                     self._engine.take_events()
 

@@ -149,18 +149,19 @@ class Verbs:
         selection = self._select(names, namespace, selector)
         self._controller.datapath.refresh()
         look = partial(self._controller.engine.flows, limit=limit, **filters)
-        is_counted = self._is_counted()
         if not selection:
-            yield from _pages(flow_row(flow, is_counted=is_counted) for flow in look())
+            # Page by page, as they are sent: the kernel is asked about each flow.
+            for page in _pages(look()):
+                yield self._flow_rows(page)
             return
-        flows: Iterable[Flow] = islice(
-            (flow for name in selection.port_names() for flow in look(service=name)), limit
+        flows = list(
+            islice((flow for name in selection.port_names() for flow in look(service=name)), limit)
         )
-        rows = [flow_row(flow, is_counted=is_counted) for flow in flows]
-        yield from _pages(rows)
-        # Behind the last row that was wanted there may be more.
-        if len(rows) != limit:
-            selection.check(others=_names(row.service for row in rows))
+        for page in _pages(flows):
+            yield self._flow_rows(page)
+        # Behind the last one that was wanted there may be more.
+        if len(flows) != limit:
+            selection.check(others=_names(flow.service for flow in flows))
 
     def delete(self, flows: Sequence[tuple[str, End, End]]) -> Iterator[int]:
         """End these connections, each by protocol, client and frontend. Yields how many of them
@@ -181,8 +182,12 @@ class Verbs:
                 batch = subscription.take(HEARTBEAT)
                 if not batch:
                     yield EventRow()
-                for kind, flow in batch:
-                    yield EventRow(kind, flow_row(flow, is_counted=self._is_counted()))
+                over = [flow for kind, flow in batch if kind == ENDED]
+                alive = [flow for kind, flow in batch if kind != ENDED]
+                ended_rows = iter(self._flow_rows(over, ended=True))
+                rows = iter(self._flow_rows(alive))
+                for kind, _ in batch:
+                    yield EventRow(kind, next(ended_rows if kind == ENDED else rows))
 
     def decisions(
         self,
@@ -340,6 +345,14 @@ class Verbs:
         self._hand_over()
         yield None
 
+    def _flow_rows(self, flows: Sequence[Flow], *, ended: bool = False) -> list[FlowRow]:
+        entries = self._controller.datapath.entries(flows, ended=ended)
+        is_counted = self._is_counted()
+        return [
+            flow_row(flow, entry, is_counted=is_counted)
+            for flow, entry in zip(flows, entries, strict=True)
+        ]
+
     def _select(
         self,
         names: Sequence[str] = (),
@@ -403,5 +416,7 @@ PAGE: Final = 1000
 """Rows."""
 FOLLOW_SECONDS: Final = 0.2
 """Between two looks for new decisions."""
+ENDED: Final = "DESTROY"
+"""The event of a connection that is over."""
 HEARTBEAT: Final = 1.0
 """Seconds between signs of life when nothing happens."""

@@ -1,10 +1,11 @@
 """The two datapaths as the control loop sees them: the kernel's side of one engine."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kbe_nat._native import BackendIdMap, Engine
+from kbe_nat._native import BackendIdMap, ConntrackEntry, Engine, Flow
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.drivers.thread import NativeThread
 from kbe_nat.policy.delta import PlanConsumer
@@ -78,6 +79,19 @@ class Datapath(PlanConsumer, Protocol):
 
     def counts_bytes(self) -> bool:
         """Whether the packets and bytes of flows are counted."""
+        ...
+
+    def entries(
+        self, flows: Sequence[Flow], *, ended: bool = False
+    ) -> Sequence[ConntrackEntry | None]:
+        """The kernel's entry of each of these flows; None where it has none. Of flows that have
+        ended those that it had, if `watch_ends` was on. Cost: a question to the kernel for each
+        that it may have. Raises `ConntrackError`.
+        """
+        ...
+
+    def watch_ends(self, is_watched: bool) -> None:
+        """Keep the kernel's entries of flows that end from now on, or do so no more."""
         ...
 
     def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:

@@ -8,11 +8,11 @@ From here on no connection begins by other rules. Then a look at all of the kern
 finds those that have begun before. Then the loops start. Later on events tell which of them end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from kbe_nat._native import ConntrackSync, Engine
+from kbe_nat._native import ConntrackEntry, ConntrackSync, Engine, Flow
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.flow_checks import FlowChecks
@@ -131,6 +131,16 @@ class EveryPacket:
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""
         return True
+
+    def entries(
+        self, flows: Sequence[Flow], *, ended: bool = False
+    ) -> Sequence[ConntrackEntry | None]:
+        """See `Datapath`: only of flows that another proxy has begun."""
+        sync = self._sync
+        return sync.entries(flows, ended=ended) if sync else [None] * len(flows)
+
+    def watch_ends(self, is_watched: bool) -> None:
+        """See `Datapath`: those of another proxy's flows are not kept."""
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:

@@ -3,11 +3,19 @@ its packets.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from kbe_nat._native import AnswerWatch, BackendIdMap, ConntrackSync, Engine, NftTables
+from kbe_nat._native import (
+    AnswerWatch,
+    BackendIdMap,
+    ConntrackEntry,
+    ConntrackSync,
+    Engine,
+    Flow,
+    NftTables,
+)
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.flow_checks import FlowChecks
@@ -64,6 +72,7 @@ class FirstPacket:
         """
         self._sync: ConntrackSync | None = None
         self._answers: AnswerWatch | None = None
+        self._are_ends_watched = False
         self._is_installed = False
         self._is_whole = False
         """The kernel has taken every change."""
@@ -210,10 +219,24 @@ class FirstPacket:
         """See `Datapath`: the kernel does if it is told to."""
         return sysctl(ACCOUNTING) != "0"
 
+    def entries(
+        self, flows: Sequence[Flow], *, ended: bool = False
+    ) -> Sequence[ConntrackEntry | None]:
+        """See `Datapath`."""
+        sync = self._sync
+        return sync.entries(flows, ended=ended) if sync else [None] * len(flows)
+
+    def watch_ends(self, is_watched: bool) -> None:
+        """See `Datapath`."""
+        self._are_ends_watched = is_watched
+        if self._sync:
+            self._sync.watch_ends(is_watched)
+
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
         """See `Datapath`: by the events of the kernel's conntrack, and by resyncs."""
         self._sync = ConntrackSync(engine, socket_buffer=EVENT_BYTES)
+        self._sync.watch_ends(self._are_ends_watched)
         self._answers = AnswerWatch(engine, socket_buffer=UPDATE_BYTES)
         try:
             with (

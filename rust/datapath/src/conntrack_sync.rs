@@ -32,6 +32,8 @@ use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::{Family, monotonic};
 
+use crate::ended_flows::EndedFlows;
+
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
 #[derive(Debug)]
 pub struct ConntrackSync {
@@ -44,6 +46,7 @@ pub struct ConntrackSync {
     completion: Condvar,
     /// Flows to resync soon.
     selections: Mutex<Vec<Selection>>,
+    ended_flows: EndedFlows,
     changes: AtomicU64,
     overruns: AtomicU64,
     ended: AtomicU64,
@@ -62,6 +65,7 @@ impl ConntrackSync {
             completed: Mutex::default(),
             completion: Condvar::default(),
             selections: Mutex::default(),
+            ended_flows: EndedFlows::default(),
             changes: AtomicU64::default(),
             overruns: AtomicU64::default(),
             ended: AtomicU64::default(),
@@ -164,6 +168,35 @@ impl ConntrackSync {
         self.waker.wake();
     }
 
+    /// The kernel's entry of a flow with these original ends. Of one that is over, the entry that
+    /// it had, if somebody has watched ([`ConntrackSync::watch_ends`]). Cost: a question to the
+    /// kernel.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn entry(
+        &self,
+        requests: &mut Requests,
+        protocol: Protocol,
+        original: Ends,
+        is_over: bool,
+    ) -> io::Result<Option<Entry>> {
+        // Others have no ports in their tuples, and the kernel does not carry them for us.
+        if !matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP) {
+            return Ok(None);
+        }
+        let former = || self.ended_flows.find(protocol.0, original);
+        match is_over.then(former).flatten() {
+            Some(entry) => Ok(Some(entry)),
+            None => requests.get(protocol.0, original),
+        }
+    }
+
+    /// Keeps the kernel's entries of flows that end from now on, or does so no more.
+    pub fn watch_ends(&self, is_watched: bool) {
+        self.ended_flows.watch(is_watched);
+    }
+
     /// Events so far, those of other programs' flows included.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -192,6 +225,11 @@ impl ConntrackSync {
     /// Tells the engine what happened.
     fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) {
         self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        // Ahead of the engine, whose events lead watchers here.
+        self.ended_flows.note(changes.iter().filter_map(|change| match change {
+            Change::Ended(entry) => Some(entry),
+            Change::New(_) => None,
+        }));
         for batch in changes.chunks(BATCH) {
             let now = monotonic();
             let mut engine = lock(engine);
@@ -342,7 +380,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn kernel_flow(entry: &Entry) -> KernelFlow {
+/// A flow of the kernel as the engine takes it.
+#[must_use]
+pub fn kernel_flow(entry: &Entry) -> KernelFlow {
     KernelFlow {
         protocol: Protocol(entry.protocol),
         original: (entry.original.src, entry.original.dst),

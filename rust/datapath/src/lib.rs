@@ -7,6 +7,7 @@
 mod answer_watch;
 mod backend_ids;
 mod conntrack_sync;
+mod ended_flows;
 mod kernel;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +18,7 @@ use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
 pub use answer_watch::AnswerWatch;
 pub use backend_ids::BackendIdMap;
-pub use conntrack_sync::ConntrackSync;
+pub use conntrack_sync::{ConntrackSync, kernel_flow};
 pub use kernel::{KernelQueue, Marks, Rewrite};
 
 /// A source of packets that wants a verdict for each.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kbe_nat_datapath as datapath;
@@ -18,6 +18,7 @@ use crate::arguments;
 use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
+use crate::flow::Flow;
 use crate::values::{Portable, machines, portable, text};
 
 /// Keeps an engine's flows in step with the kernel's connection tracking, in the network namespace
@@ -27,8 +28,8 @@ use crate::values::{Portable, machines, portable, text};
 pub(crate) struct ConntrackSync {
     engine: Py<Engine>,
     kernel: Mutex<(Events, Requests)>,
-    /// For `statistics`: the thread that runs holds `kernel`.
-    statistics: Mutex<Requests>,
+    /// For the other threads: the one that runs holds `kernel`.
+    questions: Mutex<Requests>,
     sync: datapath::ConntrackSync,
 }
 
@@ -46,7 +47,7 @@ impl ConntrackSync {
             Ok(Self {
                 engine,
                 kernel: Mutex::new((events, Requests::open()?)),
-                statistics: Mutex::new(Requests::open()?),
+                questions: Mutex::new(Requests::open()?),
                 sync: datapath::ConntrackSync::new(waker),
             })
         })
@@ -68,10 +69,38 @@ impl ConntrackSync {
     /// packets that its connection tracking has dropped, since the network namespace was made.
     /// Raises `ConntrackError`.
     fn statistics(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        let Statistics { insert_failed, dropped } = py
-            .detach(|| self.statistics.lock().unwrap_or_else(PoisonError::into_inner).statistics())
-            .map_err(|error| errors::conntrack(&error))?;
+        let Statistics { insert_failed, dropped } =
+            py.detach(|| self.ask().statistics()).map_err(|error| errors::conntrack(&error))?;
         Ok((insert_failed, dropped))
+    }
+
+    /// The kernel's entry of each of these flows; None where it has none, or one that leads to
+    /// another backend. With `ended` they are over: then it is the entry that a flow had, if
+    /// `watch_ends` was on. Cost: a question to the kernel for each, some microseconds. Raises
+    /// `ConntrackError`.
+    #[pyo3(signature = (flows, *, ended = false))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn entries(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::flows)] flows: Vec<PyRef<'_, Flow>>,
+        #[pyo3(from_py_with = arguments::ended)] ended: bool,
+    ) -> PyResult<Vec<Option<ConntrackEntry>>> {
+        let wanted: Vec<_> = flows.iter().map(|flow| conntrack_key(flow)).collect();
+        py.detach(|| {
+            let mut requests = self.ask();
+            let find = |(protocol, original, backend)| {
+                let entry = self.sync.entry(&mut requests, protocol, original, ended)?;
+                Ok(entry.filter(|entry| entry.reply.src == backend).map(ConntrackEntry))
+            };
+            wanted.into_iter().map(find).collect::<io::Result<_>>()
+        })
+        .map_err(|error| errors::conntrack(&error))
+    }
+
+    /// Keep the kernel's entries of flows that end from now on, for `entries`; or do so no more.
+    fn watch_ends(&self, #[pyo3(from_py_with = arguments::watched)] watched: bool) {
+        self.sync.watch_ends(watched);
     }
 
     /// End `run` soon.
@@ -137,6 +166,17 @@ impl ConntrackSync {
     fn turns(&self) -> u64 {
         self.sync.turns()
     }
+}
+
+impl ConntrackSync {
+    fn ask(&self) -> MutexGuard<'_, Requests> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Protocol, original ends and backend, by which the kernel's entry of a flow is known.
+fn conntrack_key(Flow(flow): &Flow) -> (Protocol, Ends, SocketAddr) {
+    (flow.protocol, Ends { src: flow.source, dst: flow.destination }, flow.reply_source)
 }
 
 /// Tells an engine when the kernel has seen the SYN-ACKs of connections that the engine has decided
@@ -239,6 +279,48 @@ impl ConntrackEntry {
         convert::end(&self.0.reply.dst)
     }
 
+    /// Whether an answer was seen.
+    #[getter]
+    fn replied(&self) -> bool {
+        self.0.is_replied
+    }
+
+    /// Whether both sides have confirmed it.
+    #[getter]
+    fn assured(&self) -> bool {
+        self.0.is_assured
+    }
+
+    /// The name of a TCP or SCTP state, else None.
+    #[getter]
+    fn state(&self) -> Option<&'static str> {
+        datapath::kernel_flow(&self.0).state_name()
+    }
+
+    /// The kernel's own number of it; None where it tells none.
+    #[getter]
+    fn id(&self) -> Option<u32> {
+        self.0.id
+    }
+
+    /// The connmark; None for a kernel without connmarks.
+    #[getter]
+    fn mark(&self) -> Option<u32> {
+        self.0.mark
+    }
+
+    /// References that the kernel has to it; None in an event.
+    #[getter]
+    fn uses(&self) -> Option<u32> {
+        self.0.uses
+    }
+
+    /// Seconds until it ends if no packet comes; None for one that has ended.
+    #[getter]
+    fn timeout(&self) -> Option<u32> {
+        self.0.timeout
+    }
+
     fn __repr__(&self) -> String {
         let (protocol, Entry { original, reply, .. }) = (self.protocol(), &self.0);
         let (source, destination) = (original.src, original.dst);
@@ -249,10 +331,11 @@ impl ConntrackEntry {
 portable!(ConntrackEntry);
 
 impl Portable for ConntrackEntry {
-    /// Identifier, protocol, flags, state and timeout; ends; counters.
+    /// Identifier, mark and uses; protocol, flags, state and timeout; ends; counters.
     #[allow(clippy::type_complexity)]
     type State = (
-        (Option<u32>, u8, bool, bool, Option<u8>, Option<u32>),
+        [Option<u32>; 3],
+        (u8, bool, bool, Option<u8>, Option<u32>),
         [String; 4],
         Option<[(u64, u64); 2]>,
     );
@@ -261,20 +344,24 @@ impl Portable for ConntrackEntry {
         let entry = &self.0;
         let flags = (entry.is_replied, entry.is_assured);
         (
-            (entry.id, entry.protocol, flags.0, flags.1, entry.state, entry.timeout),
+            [entry.id, entry.mark, entry.uses],
+            (entry.protocol, flags.0, flags.1, entry.state, entry.timeout),
             [&entry.original.src, &entry.original.dst, &entry.reply.src, &entry.reply.dst]
                 .map(text),
             entry.counters,
         )
     }
 
-    fn restore((head, ends, counters): Self::State) -> Option<Self> {
-        let (id, protocol, is_replied, is_assured, state, timeout) = head;
+    fn restore((numbers, head, ends, counters): Self::State) -> Option<Self> {
+        let [id, mark, uses] = numbers;
+        let (protocol, is_replied, is_assured, state, timeout) = head;
         let [source, destination, reply_source, reply_destination] = ends;
         let original = Ends { src: source.parse().ok()?, dst: destination.parse().ok()? };
         let reply = Ends { src: reply_source.parse().ok()?, dst: reply_destination.parse().ok()? };
         Some(Self(Entry {
             id,
+            mark,
+            uses,
             protocol,
             original,
             reply,

@@ -64,6 +64,16 @@ pub struct KernelFlow {
     pub counters: Option<[(u64, u64); 2]>,
 }
 
+impl KernelFlow {
+    /// The name of its state as nf_conntrack shows it; `None` where its protocol has none, or the
+    /// kernel has not told it.
+    #[must_use]
+    pub fn state_name(&self) -> Option<&'static str> {
+        self.state?;
+        state::<Ipv4Addr>(self).name()
+    }
+}
+
 /// The action for a flow of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]

@@ -4,15 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::uapi::{
     CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_ID,
-    CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_NUM,
-    CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_STATUS, CTA_TIMEOUT, CTA_TUPLE_IP,
-    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE, IPS_ASSURED,
-    IPS_SEEN_REPLY,
+    CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK, CTA_PROTO_DST_PORT,
+    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_STATUS, CTA_TIMEOUT,
+    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_USE,
+    CTA_ZONE, IPS_ASSURED, IPS_SEEN_REPLY,
 };
 use crate::attribute::{HEADER, attributes, find, number, put, put_nest};
 
 /// Source and destination of one direction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ends {
     /// The sender.
     pub src: SocketAddr,
@@ -25,6 +25,10 @@ pub struct Ends {
 pub struct Entry {
     /// The kernel's own number, by which it is told from a later one with the same ends.
     pub id: Option<u32>,
+    /// Its connmark; `None` for a kernel without connmarks.
+    pub mark: Option<u32>,
+    /// References that the kernel has to it; events do not tell them.
+    pub uses: Option<u32>,
     /// Protocol number.
     pub protocol: u8,
     /// As the first packet came, before any translation.
@@ -48,7 +52,8 @@ impl Entry {
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
         let (mut original, mut reply) = (None, None);
-        let (mut id, mut status, mut state, mut timeout) = (None, 0, None, None);
+        let (mut id, mut mark, mut uses, mut status) = (None, None, None, 0);
+        let (mut state, mut timeout) = (None, None);
         let mut counters = [None, None];
         for (kind, value) in attributes(message.get(HEADER..)?) {
             match kind {
@@ -58,6 +63,8 @@ impl Entry {
                 CTA_TUPLE_REPLY => reply = tuple(value),
                 CTA_STATUS => status = number(value)?,
                 CTA_ID => id = number(value),
+                CTA_MARK => mark = number(value),
+                CTA_USE => uses = number(value),
                 // Another zone may track the same ends as another flow.
                 CTA_ZONE => return None,
                 CTA_TIMEOUT => timeout = number(value),
@@ -75,6 +82,8 @@ impl Entry {
         let ((protocol, original), (_, reply)) = (original?, reply?);
         Some(Self {
             id,
+            mark,
+            uses,
             protocol,
             original,
             reply,
@@ -164,6 +173,8 @@ mod tests {
             put_reply(bytes, 6, reply);
             put(bytes, CTA_STATUS, &0b1110u32.to_be_bytes());
             put(bytes, CTA_ID, &77u32.to_be_bytes());
+            put(bytes, CTA_MARK, &0x1000u32.to_be_bytes());
+            put(bytes, CTA_USE, &2u32.to_be_bytes());
             put(bytes, CTA_TIMEOUT, &300u32.to_be_bytes());
             put_nest(bytes, CTA_PROTOINFO, |bytes| {
                 put_nest(bytes, 1, |bytes| put(bytes, CTA_PROTOINFO_STATE, &[3]));
@@ -179,6 +190,8 @@ mod tests {
             Entry::parse(&bytes),
             Some(Entry {
                 id: Some(77),
+                mark: Some(0x1000),
+                uses: Some(2),
                 protocol: 6,
                 original,
                 reply,

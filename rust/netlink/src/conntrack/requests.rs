@@ -103,6 +103,39 @@ impl Requests {
         Ok(is_whole)
     }
 
+    /// The flow with these original ends, if there is one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn get(&mut self, protocol: u8, original: Ends) -> io::Result<Option<Entry>> {
+        let mut request = Vec::new();
+        let head = Head {
+            subsystem: SUBSYSTEM,
+            kind: IPCTNL_MSG_CT_GET,
+            // The kernel marks its one message as a part of several: the acknowledgement ends them.
+            flags: FLAG_ACK,
+            family: Some(Family::of(&original.src)),
+            ..Head::default()
+        };
+        let start = open(&mut request, head);
+        put_tuple(&mut request, protocol, Some(original.src), Some(original.dst));
+        close(&mut request, start, 0);
+        let mut entry = None;
+        let answer = self.0.ask(&request, |kind, message| {
+            entry = Some(message).filter(|_| kind == NEW_FLOW).and_then(Entry::parse);
+            if let Some(Entry { uses: Some(uses), .. }) = &mut entry {
+                // One is the kernel's own while it answers us.
+                *uses = uses.saturating_sub(1);
+            }
+        });
+        match answer {
+            // ENOENT: it has ended by itself.
+            Err(gone) if gone.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            // The kernel also finds the flow by its reply.
+            other => other.map(|()| entry.filter(|entry| entry.original == original)),
+        }
+    }
+
     /// Ends the flow with these original ends, if it is still the one with this number; whether
     /// there was one.
     ///
@@ -185,6 +218,8 @@ mod tests {
         let end = |text: &str| text.parse().expect("an address");
         let entry = Entry {
             id: None,
+            mark: None,
+            uses: None,
             protocol: 17,
             original: Ends { src: end("10.0.0.1:1"), dst: end("10.0.0.2:2") },
             reply: Ends { src: end("10.0.0.3:3"), dst: end("10.0.0.1:1") },

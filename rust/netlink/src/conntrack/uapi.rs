@@ -11,8 +11,10 @@ pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 pub(super) const CTA_STATUS: u16 = 3;
 pub(super) const CTA_PROTOINFO: u16 = 4;
 pub(super) const CTA_TIMEOUT: u16 = 7;
+pub(super) const CTA_MARK: u16 = 8;
 pub(super) const CTA_COUNTERS_ORIG: u16 = 9;
 pub(super) const CTA_COUNTERS_REPLY: u16 = 10;
+pub(super) const CTA_USE: u16 = 11;
 pub(super) const CTA_ID: u16 = 12;
 pub(super) const CTA_ZONE: u16 = 18;
 /// From Linux 6.14 on.

@@ -1,0 +1,154 @@
+"""`kbe-nat conntrack` beside conntrack(8): in the datapath first-packet marks, numbers and the ends
+of replies are the kernel's.
+"""
+
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.clients import FAMILIES, VIPS, Clients, endpoints, named, service
+from harness.daemons import COMMAND, Daemon
+from harness.stage import add_ipv6
+from harness.waiting import eventually
+from kbe_nat.family import Family
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.rules.rule import DatapathKind
+
+KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
+MARKS = {"udp": 0x2A, "tcp": 0x1000}
+CLIENT = {4: "10.0.2.100", 6: "fd00:2::100"}
+TIMEOUT = re.compile(r"(?<=\s)\d+(?= (?:[A-Z_]+ )?src=)")
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    """First-packet, of both families; not yet started."""
+    (tmp_path / "objects").mkdir()
+    add_ipv6(cluster)
+    named(cluster)
+    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+        yield made
+
+
+def mark(daemon: Daemon, family: Family) -> None:
+    """Another program on the node marks connections."""
+    iptables = "iptables" if family == 4 else "ip6tables"
+    for protocol, value in MARKS.items():
+        rule = ("-p", protocol, "-d", VIPS[family], "-j", "CONNMARK", "--set-mark", hex(value))
+        daemon.cluster.node.call(iptables, "-t", "mangle", "-A", "PREROUTING", *rule)
+
+
+def real(daemon: Daemon, family: Family, *flags: str) -> list[str]:
+    """The lines of conntrack(8)."""
+    own = ("-d", VIPS[family], "-f", f"ipv{family}", "-o", "extended,id")
+    return daemon.cluster.node.call("conntrack", "-L", *own, *flags).splitlines()
+
+
+def alike(ours: list[str], theirs: list[str]) -> bool:
+    """Whether these are the same lines in some order, up to two seconds."""
+    seconds = [
+        {TIMEOUT.sub("", line): int(found[0]) for line in lines if (found := TIMEOUT.search(line))}
+        for lines in (ours, theirs)
+    ]
+    assert seconds[0].keys() == seconds[1].keys(), (ours, theirs)
+    assert len(ours) == len(theirs) == len(seconds[0])
+    return all(abs(seconds[0][line] - seconds[1][line]) <= 2 for line in seconds[0])
+
+
+@FAMILIES
+@pytest.mark.parametrize("is_masqueraded", [False, True])
+def test_lines_are_those_of_conntrack(daemon: Daemon, family: Family, is_masqueraded: bool) -> None:
+    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
+    daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
+    daemon.start(*(["--masquerade-all"] if is_masqueraded else []))
+    mark(daemon, family)
+
+    def listed(*flags: str) -> list[str]:
+        return daemon.ask("conntrack", "-L", "-o", "extended,id", *flags).splitlines()
+
+    with ExitStack() as stack:
+        for kind in KINDS.values():
+            assert all(stack.enter_context(Clients(daemon.cluster, family, 3, kind)).asked())
+        theirs = real(daemon, family)
+        assert [sum(f" mark={value} " in line for line in theirs) for value in MARKS.values()] == [
+            3,
+            3,
+        ]
+        assert alike(listed(), theirs)
+        for flags in (
+            ("-m", "0x1000"),
+            ("-m", "4096/0x1000"),
+            ("--mark", "0x2a/0xff"),
+            ("-m", "0/0x1000"),
+            ("-m", "7"),
+            ("-q", CLIENT[family]),
+            ("-q", "192.0.2.7" if family == 4 else "2001:db8::7"),
+        ):
+            assert alike(listed(*flags), real(daemon, family, *flags)), flags
+        replies = {row["reply_destination"][0] for row in daemon.get("flows")}
+        assert (CLIENT[family] in replies) is not is_masqueraded
+        assert {row["kernel"]["mark"] for row in daemon.get("flows")} == {*MARKS.values()}
+        assert daemon.ask("get", "flows", "-o", "wide", "--no-headers").count("0x1000") == 3
+
+
+@contextmanager
+def watch(daemon: Daemon, events: Path) -> Iterator[None]:
+    """The command writes each event into the file."""
+    words = ("conntrack", "-E", "-o", "id", "--socket", str(daemon.socket))
+    with events.open("w") as out, subprocess.Popen([*COMMAND, *words], stdout=out) as watching:
+        try:
+            yield
+        finally:
+            watching.terminate()
+
+
+@FAMILIES
+def test_an_event_of_the_end_has_what_the_kernel_had(
+    daemon: Daemon, family: Family, tmp_path: Path
+) -> None:
+    daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
+    daemon.start("--masquerade-all")
+    mark(daemon, family)
+    node, events = daemon.cluster.node, tmp_path / "events"
+
+    def connect() -> None:
+        with Clients(daemon.cluster, family, 1, socket.SOCK_STREAM) as clients:
+            assert clients.asked() == ["a"]
+            clients.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    def told() -> str:
+        connect()
+        return events.read_text()
+
+    # One that has begun ahead of the watch. The kernel's own word about one that is closed is the
+    # end of it; one of an established connection would be remembered.
+    connect()
+    eventually(lambda: " CLOSE " in real(daemon, family)[0])
+    (early,) = real(daemon, family)
+    with watch(daemon, events):
+        eventually(lambda: "[NEW]" in told())
+        eventually(lambda: all(" CLOSE " in line for line in real(daemon, family)))
+        node.call("conntrack", "-D", "-f", f"ipv{family}", "-d", VIPS[family])
+        eventually(lambda: events.read_text().count("[DESTROY]") > 1)
+    rows = events.read_text().splitlines()
+    (destroyed,) = [row for row in rows if row.endswith(early.rpartition(" ")[2])]
+    assert words(destroyed) == words(early)
+    number = next(row for row in rows if "[NEW]" in row).rpartition(" ")[2]
+    own = [row for row in rows if row.endswith(number)]
+    assert "[DESTROY]" in own[-1] and all(" mark=4096 " in row for row in own)
+
+
+def words(line: str) -> list[str]:
+    """Ends, mark and number of a line, and what else of it an event of the end has."""
+    ends = line[line.index("src=") :].split()
+    return [word for word in ends if word not in ("use=1", "[ASSURED]")]
+
+
+RESET = struct.pack("ii", 1, 0)
+"""A connection that lingers for no time is reset."""
