@@ -178,10 +178,10 @@ def right(parameter: Parameter) -> Any:
     return value() if callable(value) else value
 
 
-NUMBERS = (-1, 2**64, -(2**80), 10**5000, 1.5, "80", b"80")
+NUMBERS = (-1, 2**64, -(2**80), 10**5000, 1.5, "80", b"80", True, False)
 WRONG: dict[str, tuple[Any, ...]] = {
     "int": NUMBERS,
-    "float": (-1, math.nan, math.inf, 10**400, "1"),
+    "float": (-1, math.nan, math.inf, 10**400, "1", True, False),
     "bool": (5, "yes"),
     "tuple": (5, (1,), "ab", "abcd"),
     "Sequence": (5, "ab", b"ab", [object], [None]),
@@ -255,6 +255,15 @@ def test_an_error_names_argument_value_and_what_is_accepted(parameter: Parameter
         assert ", not " in message, message
         shown = [value, *(value if isinstance(value, list | tuple) else ())]
         assert any(message.endswith(f", not {show(item)}") for item in shown), message
+        # One line: no note of the binding's library stands behind it.
+        assert not vars(raised.value)
+
+
+def test_an_error_takes_notes_of_the_program() -> None:
+    with pytest.raises(kbe_nat.ArgumentError) as raised:
+        kbe_nat.Backend("10.0.0.1", 70_000)
+    raised.value.add_note("in the third row")
+    assert raised.value.__notes__ == ["in the third row"]
 
 
 def show(value: object) -> str:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def fragment() -> bytes:
 
 def entry() -> Any:
     ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.1:8080", "10.0.0.9:4000"]
-    head = (7, 6, True, True, 3, 120)
-    return _native._restore("ConntrackEntry", (head, ends, [(1, 40), (2, 80)]))
+    numbers, head = [7, 0x1000, None], (6, True, True, 3, 120)
+    return _native._restore("ConntrackEntry", (numbers, head, ends, [(1, 40), (2, 80)]))
 
 
 def cached() -> Any:
@@ -226,6 +227,52 @@ def test_every_property_of_a_value_survives(name: str) -> None:
         for member in vars(type(value)):
             if not member.startswith("_") and not callable(getattr(value, member)):
                 assert getattr(restored, member) == getattr(value, member), member
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "Backend": {"weight": 7},
+    "Frontend": {"port": 81},
+    "Limits": {"max_flows": 11},
+    "NftTable": {"name": "c"},
+    "NodePorts": {"loopback": False},
+    "NodeView": {"masquerade_all": False},
+    "ServicePort": {"name": "a/other"},
+    "Snat": {"ports": (2000, 3000)},
+    "Timeouts": {"tcp_close": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in VALUES if hasattr(getattr(_native, name), "__replace__")]
+)
+def test_a_value_is_replaced_in_part(name: str) -> None:
+    (change,) = CHANGES[name].items()
+    for value in VALUES[name]():
+        before = pickle.dumps(value)
+        changed = value.__replace__(**dict([change]))
+        assert value == pickle.loads(before) == value.__replace__()
+        assert getattr(changed, change[0], change[1]) == change[1]
+        _, (_, _, fields) = value.__reduce__()
+        _, (_, _, others) = changed.__reduce__()
+        assert others == {**fields, **dict([change])}
+        with pytest.raises((TypeError, kbe_nat.ArgumentError), match="nothing"):
+            value.__replace__(nothing=1)
+        if sys.version_info >= (3, 13):
+            assert copy.replace(value, **dict([change])) == changed
+
+
+def test_what_follows_from_an_argument_follows_from_its_replacement() -> None:
+    view = kbe_nat.NodeView(addresses=["192.0.2.1"]).__replace__(addresses=["192.0.2.2"])
+    assert view == kbe_nat.NodeView(addresses=["192.0.2.2"])
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services([service()], view)
+    reached = [
+        engine.process(opening("tcp", ("10.0.0.9", 1), (address, 30080)), 0).action
+        for address in ("192.0.2.1", "192.0.2.2")
+    ]
+    assert reached == ["accept", "translate"]
+    assert kbe_nat.Limits(max_flows=5).__replace__(max_flows=9).max_unassured == 9
+    assert kbe_nat.Limits(max_unassured=5).__replace__(max_flows=9).max_unassured == 5
 
 
 @pytest.mark.parametrize("name", MACHINES)

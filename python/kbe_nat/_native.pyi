@@ -465,6 +465,7 @@ class NftTable:
     """A table of nf_tables: its family, 4 or 6, and its name. Raises `ArgumentError`."""
 
     def __new__(cls, family: int, name: str) -> NftTable: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def name(self) -> str:
         """Its name, as `nft list tables` shows it."""
@@ -573,6 +574,7 @@ class Backend:
     def __new__(
         cls, address: _Address, port: int, weight: int = 1, *, hairpin: bool = True
     ) -> Backend: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def address(self) -> str:
         """The IP address, as text."""
@@ -599,6 +601,7 @@ class Frontend:
     def __new__(
         cls, address: _Address, port: int, kind: words.FrontendKind = "cluster-ip"
     ) -> Frontend: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def address(self) -> str:
         """The IP address, as text; empty for a node port."""
@@ -648,6 +651,7 @@ class ServicePort:
         epsilon: float | None = None,
         decay: float | None = None,
     ) -> ServicePort: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def name(self) -> str:
         """The name, as namespace/name or namespace/name:port."""
@@ -692,6 +696,7 @@ class NodePorts:
         reject_addresses: Sequence[_Address] = (),
         loopback: bool = False,
     ) -> NodePorts: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def addresses(self) -> list[str]:
         """The addresses that serve node ports."""
@@ -732,6 +737,7 @@ class NodeView:
         unallocated: Sequence[_Network] = (),
         mode: words.Mode = "iptables",
     ) -> NodeView: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def addresses(self) -> list[str]:
         """The addresses of the node."""
@@ -1162,6 +1168,7 @@ class Limits:
         max_fragments: int = 4096,
         max_decisions: int = 65_536,
     ) -> Limits: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def max_flows(self) -> int:
         """Flows at most."""
@@ -1229,6 +1236,7 @@ class Snat:
         blocks_per_client: int | None = None,
         clients: Sequence[_Network] = (),
     ) -> Snat: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def addresses(self) -> list[str]:
         """The addresses, at most one of each family."""
@@ -1262,6 +1270,7 @@ class Timeouts:
     """
 
     def __new__(cls, **seconds: float) -> Timeouts: ...
+    def __replace__(self, **changes: object) -> Self: ...
     @property
     def seconds(self) -> dict[str, float]:
         """By name, all of them."""

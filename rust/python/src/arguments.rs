@@ -16,9 +16,10 @@ use std::time::Duration;
 use kbe_nat_engine::Cidr;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyCFunction, PyString, PyTuple};
 use pyo3::{PyClass, PyTypeInfo};
 
 use crate::errors;
@@ -57,7 +58,7 @@ impl Place<'_> {
         bounds: RangeInclusive<impl Display>,
     ) -> PyErr {
         let accepted = format!("{kind} from {} to {}", bounds.start(), bounds.end());
-        let is_number = |name| object.hasattr(name).unwrap_or(false);
+        let is_number = |name| !is_bool(object) && object.hasattr(name).unwrap_or(false);
         if is_number("__index__") || (kind == NUMBER && is_number("__float__")) {
             self.no_value(object, accepted)
         } else {
@@ -105,8 +106,8 @@ macro_rules! whole_numbers {
                     Some((least, most)) => (least as i128, most as i128),
                     None => (0, <$type>::MAX as i128),
                 };
-                match object.extract::<$type>() {
-                    Ok(number) if (least..=most).contains(&(number as i128)) => Ok(number),
+                match object.extract::<$type>().ok().filter(|_| !is_bool(object)) {
+                    Some(number) if (least..=most).contains(&(number as i128)) => Ok(number),
                     _ => Err(place.no_number(object, WHOLE_NUMBER, least..=most)),
                 }
             }
@@ -119,11 +120,16 @@ whole_numbers!(u16, u32, u64, usize, i32);
 impl Argument<'_, '_> for f64 {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
         let (least, most) = place.bounds().unwrap_or((0.0, LARGEST));
-        match object.extract::<f64>() {
-            Ok(number) if (least..=most).contains(&number) => Ok(number),
+        match object.extract::<f64>().ok().filter(|_| !is_bool(object)) {
+            Some(number) if (least..=most).contains(&number) => Ok(number),
             _ => Err(place.no_number(object, NUMBER, least..=most)),
         }
     }
+}
+
+/// Python's True is a number; where one is meant, it is a slip.
+pub(crate) fn is_bool(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyBool>()
 }
 
 const WHOLE_NUMBER: &str = "a whole number";
@@ -354,6 +360,19 @@ pub(crate) fn within(name: &str, value: u32, range: &RangeInclusive<u32>) -> PyR
     Err(errors::argument(format!("{name} is {WHOLE_NUMBER} from {least} to {most}, not {value}")))
 }
 
+/// The error without the note that `PyO3` adds to it behind us: "while processing" and the name,
+/// which the error says already. The error gets a method `add_note` of its own, which takes that
+/// note, drops it, and takes itself away.
+fn without_note(py: Python<'_>, error: PyErr) -> PyErr {
+    let value = error.value(py).clone().unbind();
+    let add_note = PyCFunction::new_closure(py, None, None, move |arguments, _| {
+        value.bind(arguments.py()).delattr(intern!(arguments.py(), "add_note"))
+    });
+    // Without it the note stays, which does no harm.
+    let _ = add_note.and_then(|method| error.value(py).setattr(intern!(py, "add_note"), method));
+    error
+}
+
 /// A function for each name that an argument has anywhere. Bounds are only where they are narrower
 /// than the type's.
 macro_rules! arguments {
@@ -362,28 +381,28 @@ macro_rules! arguments {
             object: &'a Bound<'py, PyAny>,
         ) -> PyResult<T> {
             let bounds = None::<(f64, f64)>$(.or(Some(($least as f64, $most as f64))))?;
-            T::read(object, Place::Argument(stringify!($name), bounds))
+            let value = T::read(object, Place::Argument(stringify!($name), bounds));
+            value.map_err(|error| without_note(object.py(), error))
         }
     )* };
 }
 
 arguments! {
-    address; addresses; affinity_seconds; after; allocation; answer; away; backend;
-    backend_ids; backends; budget; burst; bypass; bytes; capacity; captured; chain; changed;
-    checkpoint; client; clients; cluster_backends; copy_range; count; destination; device; elements;
+    address; addresses; affinity_seconds; after; allocation; answer; away; backend; backend_ids;
+    backends; budget; burst; bypass; bytes; capacity; captured; chain; changed; checkpoint;
+    client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
     engine; fail_open; family; first; flows; frame; frames; fresh; frontends; gso; hairpin; id;
-    incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer; keep;
-    key;
-    key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping; mark; marks;
-    mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments; max_length;
-    max_packets; max_span; max_unassured; megabytes; midstream; mode; name; native; node;
-    node_ports; now; number; offloaded; offsets; packet; packets; path; payload;
-    pod_interfaces; pod_ranges; port; ports; proposals; protocol; rate; reader; reject_addresses;
-    released; removed; reserved; rule; seconds; seed; service; services; serving_backends; set;
-    since; snat; socket_buffer; source; source_ranges; source_ranges_apply_to_all; span; spec;
-    spin; state; strategy; streams; table; threads; timeout; timeouts; total; transaction;
-    unallocated; unknown_port; until; validate; value_length; verdict; verdicts; wait; weight;
-    wildcard_families;
+    incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer;
+    keep; key; key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping;
+    mark; marks; mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments;
+    max_length; max_packets; max_span; max_unassured; megabytes; midstream; mode; name; native;
+    node; node_ports; now; number; offloaded; offsets; packet; packets; path; payload;
+    pod_interfaces; pod_ranges; port; ports; proposals; protocol; rate; reader;
+    reject_addresses; released; removed; reserved; rule; seconds; seed; service; services;
+    serving_backends; set; since; snat; socket_buffer; source; source_ranges;
+    source_ranges_apply_to_all; span; spec; spin; state; strategy; streams; table; threads;
+    timeout; timeouts; total; transaction; unallocated; unknown_port; until; validate;
+    value_length; verdict; verdicts; wait; watched; weight; wildcard_families;
     max_flows: 1, u32::MAX;
     max_decisions: 0, 1 << 24;
     virtual_nodes: 1, 100_000;

@@ -125,7 +125,12 @@ impl Balancer for Instance {
             let choice = self.instance.call_method1(py, "pick", (hash, loads))?;
             let choice = choice.bind(py);
             match choice.extract::<Option<usize>>() {
-                Ok(index) if index.is_none_or(|index| index < self.backends) => Ok(index),
+                Ok(index)
+                    if index.is_none_or(|index| index < self.backends)
+                        && !arguments::is_bool(choice) =>
+                {
+                    Ok(index)
+                }
                 _ => {
                     let accepted = match self.backends.checked_sub(1) {
                         Some(last) => format!("None or a position from 0 to {last}"),

@@ -63,7 +63,9 @@ impl Limits {
 #[pymethods]
 impl Limits {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        show("Limits", &self.fields(py)?)
+        let fields = self.fields(py)?;
+        fields.set_item("max_unassured", self.max_unassured)?;
+        show("Limits", &fields)
     }
 }
 
@@ -75,7 +77,8 @@ impl Constructed for Limits {
         fields!(
             py,
             max_flows = self.max_flows,
-            max_unassured = self.max_unassured,
+            // Left out where it follows from the other, as in the constructor.
+            max_unassured = Some(self.max_unassured).filter(|&number| number != self.max_flows),
             max_flows_per_source = self.max_flows_per_source,
             max_affinities = self.max_affinities,
             max_fragments = self.max_fragments,

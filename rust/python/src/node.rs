@@ -183,10 +183,15 @@ impl Constructed for NodeView {
             UnknownPort::Reject => "reject",
             UnknownPort::Drop => "drop",
         };
+        // Left out where they follow from the addresses, so that a value with other addresses
+        // (`__replace__`) has its node ports there.
+        let at_addresses =
+            service::NodePorts { addresses: node.addresses.clone(), ..Default::default() };
+        let node_ports = Some(&node.node_ports).filter(|&ports| *ports != at_addresses);
         fields!(
             py,
             addresses = self.addresses(),
-            node_ports = NodePorts(node.node_ports.clone()),
+            node_ports = node_ports.cloned().map(NodePorts),
             pod_ranges = texts(&node.pod_ranges),
             pod_interfaces = node.pod_interfaces.clone(),
             masquerade_all = node.masquerade_all,

@@ -57,6 +57,20 @@ macro_rules! constructed {
                 let class = own.get_type().into_any();
                 Ok((construct, (class, (), $crate::values::Constructed::fields(own.get(), py)?)))
             }
+
+            /// The same value but for these arguments of its constructor, as `copy.replace` makes
+            /// it.
+            #[pyo3(signature = (**changes))]
+            fn __replace__<'py>(
+                own: &Bound<'py, Self>,
+                changes: Option<&Bound<'py, pyo3::types::PyDict>>,
+            ) -> PyResult<Bound<'py, PyAny>> {
+                let fields = $crate::values::Constructed::fields(own.get(), own.py())?;
+                if let Some(changes) = changes {
+                    fields.update(changes.as_mapping())?;
+                }
+                own.get_type().call((), Some(&fields))
+            }
         }
     )* };
 }

@@ -9,7 +9,7 @@ use kbe_nat_engine::{Action, InvalidTcp, Midstream, OffloadedPackets};
 use kbe_nat_netlink::NfVerdict;
 use pyo3::prelude::*;
 
-use crate::arguments::{Argument, Place};
+use crate::arguments::{Argument, Place, is_bool};
 
 macro_rules! words {
     ($($type:ident: $($word:literal $variant:ident),*;)*) => { $(
@@ -70,7 +70,9 @@ impl Argument<'_, '_> for Family {
         match object.extract::<u32>() {
             Ok(4) => Ok(Self::V4),
             Ok(6) => Ok(Self::V6),
-            _ if object.hasattr("__index__")? => Err(place.no_value(object, "4 or 6")),
+            _ if object.hasattr("__index__")? && !is_bool(object) => {
+                Err(place.no_value(object, "4 or 6"))
+            }
             _ => Err(place.no_type(object, "4 or 6")),
         }
     }
