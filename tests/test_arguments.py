@@ -81,6 +81,13 @@ def engine() -> kbe_nat.Engine:
     return result
 
 
+class Lines:
+    """As arrays of numpy, it has several."""
+
+    def __repr__(self) -> str:
+        return "<a,\n    b>"
+
+
 def connects() -> kbe_nat.ConnectTimes:
     times = engine().stats().services[0].connects
     assert times is not None
@@ -388,6 +395,14 @@ def test_an_address_with_a_zone_is_none() -> None:
             "packets[0] is a writable buffer, such as a bytearray, not b'a'",
         ),
         (lambda: connects().quantile(1.5), "share is a number from 0 to 1, not 1.5"),
+        (
+            lambda: kbe_nat.Loop(5, None),  # type: ignore[arg-type]
+            "engine is an Engine, not 5",
+        ),
+        (
+            lambda: engine().process(Lines(), 0),  # type: ignore[arg-type]
+            "packet is bytes, or a buffer of them, not <a, b>",
+        ),
         (
             lambda: kbe_nat.NodeView(pod_ranges=["10.0.0.0/33"]),
             "pod_ranges[0] is a range of addresses, such as '10.0.0.0/8', not '10.0.0.0/33'",

@@ -87,6 +87,40 @@ def test_what_is_wrong_is_an_error_with_its_place(objects: Path, tmp_path: Path)
         kbe_nat.load(objects)
 
 
+@pytest.mark.parametrize("paths", [None, 5, b"objects.yaml", [5], [None], [b"objects.yaml"]])
+def test_paths_are_paths(paths: object) -> None:
+    shown = paths[0] if isinstance(paths, list) else paths
+    with pytest.raises(TypeError, match=rf"^paths(\[0\])? is a path.*, not {shown!r}$"):
+        kbe_nat.load(paths)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("paths", ["", [], [""], ()])
+def test_no_path_is_an_error(paths: object) -> None:
+    with pytest.raises(kbe_nat.ArgumentError, match=r"^paths(\[0\])? is a path"):
+        kbe_nat.load(paths)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"node_addresses": "192.0.2.1"}, TypeError, "node_addresses is a sequence of addresses"),
+        ({"node_addresses": 5}, TypeError, "node_addresses is a sequence of addresses, not 5"),
+        ({"node_addresses": ["one"]}, kbe_nat.ArgumentError, r"node_addresses\[0\] is an IP"),
+        ({"node_addresses": [5]}, kbe_nat.ArgumentError, r"node_addresses\[0\] is an IP"),
+        ({"node": 5}, TypeError, "node is text, not 5"),
+        ({"strategy": 5}, kbe_nat.ArgumentError, "strategy: 5 is none of random"),
+        ({"options": {}}, TypeError, "options is an Options"),
+        ({"seed": True}, TypeError, "seed is a whole number"),
+        ({"limits": 5}, TypeError, "limits is a Limits, not 5"),
+    ],
+)
+def test_arguments_are_checked_ahead_of_files(
+    arguments: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=f"^{message}"):
+        kbe_nat.load("there-is-none.yaml", **arguments)  # type: ignore[arg-type]
+
+
 def test_notes_are_warnings(objects: Path) -> None:
     with pytest.warns(UserWarning, match="node three"):
         kbe_nat.load(objects, node="three")

@@ -78,12 +78,12 @@ def test_cut_packets_are_errors(packet: Packet, data: st.DataObject) -> None:
     ("fields", "reason"),
     [
         ({"destination": ("fd00::1", 80)}, "are of different families"),
-        ({"source": ("nowhere", 80)}, "'nowhere' does not appear to be"),
+        ({"source": ("nowhere", 80)}, r"source\[0\] is an IP address, not 'nowhere'"),
+        ({"source": ("fe80::1%eth0", 80)}, r"source\[0\] is an IP address, not 'fe80::1%eth0'"),
         ({"source": ("10.0.0.1", 65536)}, r"source\[1\] is .* from 0 to 65535, not 65536"),
         ({"flags": "SX"}, "letters that are no flags of TCP"),
         ({"protocol": "gre"}, "'gre' is none of icmp"),
         ({"ttl": -1}, "ttl is a whole number from 0 to 255, not -1"),
-        ({"window": 1.5}, "window is a whole number from 0 to 65535, not 1.5"),
         ({"protocol": "300"}, "protocol is a whole number from 0 to 255, not 300"),
         ({"payload": bytes(65_496)}, "payload has at most 65495 bytes, not 65496"),
     ],
@@ -91,7 +91,38 @@ def test_cut_packets_are_errors(packet: Packet, data: st.DataObject) -> None:
 def test_wrong_fields_are_errors(fields: dict[str, object], reason: str) -> None:
     values = {"protocol": "tcp", "source": ("10.0.0.1", 1), "destination": ("10.0.0.2", 2)} | fields
     with pytest.raises(PacketError, match=reason):
-        bytes(Packet(**values))  # type: ignore[arg-type]
+        Packet(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("source", "10.0.0.1", "source is a tuple of address and port"),
+        ("source", ("10.0.0.1",), "source is a tuple of address and port"),
+        ("source", (167772161, 80), r"source\[0\] is an IP address"),
+        ("destination", ("10.0.0.1", True), r"destination\[1\] is a whole number from 0 to 65535"),
+        ("destination", ("10.0.0.1", "80"), r"destination\[1\] is a whole number from 0 to 65535"),
+        ("protocol", 6, "protocol is text"),
+        ("flags", 2, "flags is text"),
+        ("payload", "x", "payload is bytes, or a buffer of them"),
+        ("payload", 5, "payload is bytes, or a buffer of them"),
+        ("ttl", True, "ttl is a whole number from 0 to 255"),
+        ("window", 1.5, "window is a whole number from 0 to 65535"),
+    ],
+)
+def test_fields_of_another_type_are_errors(field: str, value: object, accepted: str) -> None:
+    values = {"protocol": "tcp", "source": ("10.0.0.1", 1), "destination": ("10.0.0.2", 2)}
+    with pytest.raises(TypeError, match=f"^{accepted}, not "):
+        Packet(**{**values, field: value})  # type: ignore[arg-type]
+
+
+def test_one_packet_has_one_spelling() -> None:
+    packet = Packet("6", ["FD00::0:1", 1], ("fd00::2", 2), "AS", bytearray(b"x"))  # type: ignore[arg-type]
+    assert packet == Packet("tcp", ("fd00::1", 1), ("fd00::2", 2), "SA", b"x")
+    assert Packet.parse(memoryview(bytes(packet))) == packet
+    assert len({packet, Packet.parse(bytes(packet))}) == 1
+    with pytest.raises(TypeError, match="packet is bytes, or a buffer of them, not 'text'"):
+        Packet.parse("text")  # type: ignore[arg-type]
 
 
 def test_options_and_extension_headers_are_skipped() -> None:

@@ -1,9 +1,13 @@
 """A session: an engine with a clock, expiry, refusals and held fragments."""
 
+import copy
+import pickle
+
 import pytest
 
 import kbe_nat
 from kbe_nat.packets import Packet
+from kbe_nat.session import MAX_RELEASED
 
 CLIENT, VIP, CLOSED = ("10.0.0.9", 4000), ("10.96.0.1", 80), ("10.96.0.2", 80)
 
@@ -50,6 +54,19 @@ def test_packets_are_translated_there_and_back() -> None:
     assert (other.action, other.packet) == ("accept", syn(("192.0.2.1", 80)))
 
 
+def test_what_is_no_engine_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^engine is an Engine, not 3$"):
+        kbe_nat.Session(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^clock is a function, not 3$"):
+        kbe_nat.Session(kbe_nat.Engine(), clock=3)  # type: ignore[arg-type]
+    with pytest.raises(kbe_nat.ArgumentError, match=r"^answer is 'icmp' or 'tcp-reset', not 'rst'"):
+        kbe_nat.Session(kbe_nat.Engine(), answer="rst")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^packet is bytes, or a buffer of them, not 'text'$"):
+        session(Clock()).process("text")  # type: ignore[arg-type]
+    served = session(Clock())
+    assert repr(served) == "<Session of <Engine: 3 service ports, 0 flows>: 0 fragments held>"
+
+
 def test_refusals_are_answered() -> None:
     refused = session(Clock()).process(syn(CLOSED))
     assert (refused.action, refused.packet) == ("reject", None)
@@ -84,6 +101,23 @@ def test_held_fragments_come_back_with_their_context() -> None:
     assert (context, outcome.action) == ("later", "translate")
     assert outcome.packet is not None and outcome.packet[16:20] == bytes([10, 244, 0, 3])
     assert served.released() == []
+
+
+def test_fragments_that_nobody_asks_for_do_not_add_up() -> None:
+    served = kbe_nat.Session(kbe_nat.Engine(seed=1, limits=kbe_nat.Limits(max_fragments=8)))
+    for number in range(MAX_RELEASED + 1000):
+        whole = bytes(Packet("udp", CLIENT, VIP, payload=bytes(64), identification=number))
+        assert served.process(fragments(whole, 40)[1], context=number).action == "hold"
+    assert repr(served).endswith(": 8 fragments held>")
+    contexts = [context for context, _ in served.released()]
+    assert contexts == list(range(992, MAX_RELEASED + 992)), "the newest ones"
+    assert served.released() == []
+
+
+def test_a_session_is_no_value() -> None:
+    for refused in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"^Session cannot be pickled or copied: make another"):
+            refused(session(Clock()))
 
 
 def fragments(packet: bytes, size: int) -> tuple[bytes, bytes]:

@@ -1,10 +1,14 @@
 """Every native class is a value (equal, hashed, pickled, copied) or a machine that refuses."""
 
 import copy
+import gc
 import inspect
 import pickle
+import subprocess
 import sys
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -325,12 +329,57 @@ def test_a_damaged_state_is_an_error(name: str, state: object) -> None:
         _native._restore(name, state)
 
 
+def test_threads_share_an_iterator_of_flows() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    engine.replace_services([service()])
+    for port in range(1, 20_001):
+        engine.process(opening("tcp", ("10.0.0.9", port), ("10.96.0.1", 80)), 0)
+    flows = engine.flows()
+    assert repr(flows) == "<Flows: an iterator>"
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda _: [flow.source[1] for flow in flows], range(8)))
+    assert sorted(port for part in parts for port in part) == list(range(1, 20_001))
+
+
+def test_an_engine_is_referred_to_weakly() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    reference = weakref.ref(engine)
+    assert reference() is engine
+    del engine
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_subinterpreter_is_refused() -> None:
+    program = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import kbe_nat
+print(kbe_nat.Engine(seed=1))
+name = interpreters.create()
+code = "import kbe_nat\\ntry: kbe_nat.Engine\\nexcept ImportError as x: print(x, flush=True)"
+interpreters.run_string(name, code)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == "<Engine: 0 service ports, 0 flows>"
+    refused = ("kbe_nat runs in the main interpreter alone", "does not support loading in sub")
+    assert any(words in done.stdout for words in refused), done
+
+
 REPRS = {
     "Verdict": (
         "<Verdict translate: established, original>",
         "<Verdict reject: no-endpoints>",
         "<Verdict accept: not-ours>",
         "<Verdict hold: fragment-held, ticket 2>",
+    ),
+    "Snat": (
+        "<Snat 192.0.2.1, ports 1024-65535: preserve, endpoint-dependent>",
+        "<Snat 192.0.2.1, ports 1024-4095: blocks, endpoint-dependent>",
+        "<Snat without addresses, ports 1024-65535: deterministic, endpoint-dependent>",
+        "<Snat without addresses, ports 1024-65535: preserve, endpoint-independent>",
     ),
     "Timeouts": ("Timeouts()", "Timeouts(udp=0.1)"),
     "Stats": (

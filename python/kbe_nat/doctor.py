@@ -176,7 +176,8 @@ def _standbys() -> Check:
 
 def _rules() -> Check:
     try:
-        return Check("rules", State.OK, probe(InstallerName.AUTO, Commands())[1])
+        installer = probe(InstallerName.AUTO, Commands())[1]
+        return Check("rules", State.OK, f"every-packet by {installer}")
     except KbeNatError as error:
         remedy = (
             "every-packet needs iptables and ipset, or nft where the kernel has its queue statement"

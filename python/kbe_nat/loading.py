@@ -1,9 +1,11 @@
 """From files of Kubernetes objects to an engine, in one call."""
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kbe_nat._native import Engine, Limits, Snat, Timeouts
 from kbe_nat.errors import ArgumentError, FileError
@@ -37,7 +39,8 @@ def load(
     `timeouts` are those of `Engine`. What the objects do not say is a `UserWarning`.
 
     Raises `FileError` and `ObjectError`, with file, line and field, when anything is wrong or there
-    is no Service, and `ArgumentError`. Cost: linear in the objects.
+    is no Service, `ArgumentError`, and TypeError for an argument of another type. Cost: linear in
+    the objects.
     """
     # Programs that make their tables themselves do not pay for a YAML parser.
     from kbe_nat.engine_tables import native_tables
@@ -45,24 +48,63 @@ def load(
     from kbe_nat.policy.planner import plan
     from kbe_nat.sources.manifests.manifests import read_manifests
 
+    # Ahead of the files, which may be long.
+    engine = Engine(seed=seed, limits=limits, snat=snat, timeouts=timeouts)
+    files = _files(paths)
     if options is None:
-        options = Options(
-            node=node, node_addresses=tuple(map(str, node_addresses)), strategy=_strategy(strategy)
-        )
+        if not isinstance(node, str):
+            raise TypeError(f"node is text, not {node!r}")
+        addresses = _addresses(node_addresses)
+        options = Options(node=node, node_addresses=addresses, strategy=_strategy(strategy))
+    elif not isinstance(options, Options):
+        raise TypeError(f"options is an Options of kbe_nat.policy.options, not {options!r}")
     elif node or node_addresses or strategy != Strategy.RANDOM:
         raise ArgumentError("options say the node and the strategy: give either these or options")
-    files = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    update = read_manifests([str(path) for path in files])
+    update = read_manifests(files)
     if update.errors:
         raise update.errors[-1]
     if not update.snapshot.services:
-        raise FileError(f"{', '.join(map(str, files))}: there is no Service in it")
+        raise FileError(f"{', '.join(files)}: there is no Service in it")
     result = plan(update.snapshot, options)
     for note in (*update.notes, *result.notes):
         warnings.warn(note, stacklevel=2)
-    engine = Engine(seed=seed, limits=limits, snat=snat, timeouts=timeouts)
     engine.replace_services(*native_tables(result))
     return engine
+
+
+def _files(paths: object) -> list[str]:
+    single = isinstance(paths, str | PathLike)
+    if not single and (not isinstance(paths, Iterable) or isinstance(paths, bytes | bytearray)):
+        raise TypeError(f"paths is a path, or several, not {paths!r}")
+    several: list[object] = [paths] if single else list(cast(Iterable[object], paths))
+    if not several:
+        raise ArgumentError("paths is a path, or several, and none is there")
+    files = []
+    for number, path in enumerate(several):
+        place = "paths" if single else f"paths[{number}]"
+        name = os.fspath(path) if isinstance(path, str | PathLike) else None
+        if not isinstance(name, str):
+            raise TypeError(f"{place} is a path, not {path!r}")
+        if not name:
+            raise ArgumentError(f"{place} is a path, not {path!r}")
+        files.append(name)
+    return files
+
+
+def _addresses(addresses: object) -> tuple[str, ...]:
+    # A text is a sequence, too: of letters.
+    if not isinstance(addresses, Iterable) or isinstance(addresses, str | bytes | bytearray):
+        raise TypeError(f"node_addresses is a sequence of addresses, not {addresses!r}")
+    canonical = []
+    for number, address in enumerate(addresses):
+        try:
+            # It takes numbers and packed bytes, too.
+            canonical.append(str(ip_address(str(address))))
+        except ValueError:
+            raise ArgumentError(
+                f"node_addresses[{number}] is an IP address, not {address!r}"
+            ) from None
+    return tuple(canonical)
 
 
 def _strategy(name: str) -> Strategy:

@@ -8,12 +8,19 @@ For programs and tests that make a few packets; the engine reads and rewrites pa
 """
 
 import struct
+import sys
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kbe_nat.errors import PacketError
 from kbe_nat.model import join_address
+
+if TYPE_CHECKING:
+    if sys.version_info >= (3, 12):
+        from collections.abc import Buffer
+    else:
+        from typing_extensions import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,35 @@ class Packet:
     """Of IPv4."""
 
     def __post_init__(self) -> None:
-        for name in ("source", "destination"):
-            address, port = getattr(self, name)
-            object.__setattr__(self, name, (str(address), port))
+        """Raises `PacketError` for a field out of its range, and for addresses of two families;
+        TypeError for a field of another type.
+        """
+        ends = {name: _end(name, getattr(self, name)) for name in ("source", "destination")}
+        families = {":" in address for address, _ in ends.values()}
+        if len(families) > 1:
+            first, second = (address for address, _ in ends.values())
+            raise PacketError(f"{first} and {second} are of different families")
+        for name, bits in BITS.items():
+            _whole_number(name, getattr(self, name), bits)
+        # One spelling for what is one packet: packets are compared by their fields.
+        fields = {
+            **ends,
+            "protocol": _protocol(self.protocol),
+            "flags": _flags(self.flags),
+            "payload": octets("payload", self.payload),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        most = 65_535 - HEADERS.get(self.protocol, 0) - (0 if families == {True} else 20)
+        if len(self.payload) > most:
+            raise PacketError(f"payload has at most {most} bytes, not {len(self.payload)}")
 
     @classmethod
-    def parse(cls, packet: bytes) -> Self:
+    def parse(cls, packet: "Buffer") -> Self:
         """The fields of a packet. Options and extension headers are skipped, checksums are not
         verified. Raises `PacketError` for bytes that are cut, or that are a later fragment.
         """
+        packet = octets("packet", packet)
         place = _place(packet)
         if place is None or place.is_later_fragment or len(packet) < place.start:
             raise PacketError("the bytes are no IP packet with a whole header")
@@ -122,46 +149,17 @@ class Packet:
         return Ends(self.protocol, self.source, self.destination)
 
     def __bytes__(self) -> bytes:
-        """Raises `PacketError` for fields out of their range, or addresses of two families."""
-        try:
-            source, destination = ip_address(self.source[0]), ip_address(self.destination[0])
-        except ValueError as error:
-            raise PacketError(str(error)) from None
-        if source.version != destination.version:
-            raise PacketError(f"{source} and {destination} are of different families")
+        source, destination = ip_address(self.source[0]), ip_address(self.destination[0])
         number = NUMBERS.get(self.protocol)
-        if number is None:
-            if not self.protocol.isdecimal():
-                names = ", ".join(NUMBERS)
-                raise PacketError(f"{self.protocol!r} is none of {names}, and no protocol's number")
-            number = int(self.protocol)
-        self._check_ranges(number, source.version)
+        number = int(self.protocol) if number is None else number
         body = self._body(source.packed + destination.packed, number)
         return _ip_header(source, destination, number, len(body), self) + body
-
-    def _check_ranges(self, number: int, version: int) -> None:
-        numbers = {
-            "protocol": (number, 8),
-            "source[1]": (self.source[1], 16),
-            "destination[1]": (self.destination[1], 16),
-            **{name: (getattr(self, name), bits) for name, bits in BITS.items()},
-        }
-        for name, (value, bits) in numbers.items():
-            if not isinstance(value, int) or not 0 <= value < 1 << bits:
-                most = (1 << bits) - 1
-                raise PacketError(f"{name} is a whole number from 0 to {most}, not {value!r}")
-        most = 65_535 - HEADERS.get(self.protocol, 0) - (20 if version == 4 else 0)
-        if len(self.payload) > most:
-            raise PacketError(f"payload has at most {most} bytes, not {len(self.payload)}")
 
     def _body(self, addresses: bytes, number: int) -> bytes:
         """The transport header and the payload."""
         ports = struct.pack(">HH", self.source[1], self.destination[1])
         if self.protocol == "tcp":
-            unknown = set(self.flags) - set(TCP_FLAGS)
-            if unknown:
-                raise PacketError(f"{self.flags!r} has letters that are no flags of TCP")
-            bits = sum(1 << TCP_FLAGS.index(letter) for letter in set(self.flags))
+            bits = sum(1 << TCP_FLAGS.index(letter) for letter in self.flags)
             numbers = (self.sequence, self.acknowledgement, 5 << 4, bits, self.window, 0, 0)
             body, place = ports + struct.pack(">IIBBHHH", *numbers), 16
         elif self.protocol == "udp":
@@ -197,10 +195,11 @@ def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]
     )
 
 
-def ends(packet: bytes) -> Ends | None:
+def ends(packet: "Buffer") -> Ends | None:
     """Addresses and ports of an IP packet, behind any IPv6 extension headers; None when it is too
     short to have addresses.
     """
+    packet = octets("packet", packet)
     place = _place(packet)
     if place is None:
         return None
@@ -211,9 +210,63 @@ def ends(packet: bytes) -> Ends | None:
     return Ends(place.name, (place.source, source), (place.destination, destination))
 
 
+def octets(name: str, value: object) -> bytes:
+    """The bytes of any buffer. Raises TypeError for what is none: an int would be as many zeros."""
+    try:
+        return bytes(memoryview(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is bytes, or a buffer of them, not {value!r}") from None
+
+
 def show(end: tuple[str, int]) -> str:
     """Address and port as one text; only the address where there is no port."""
     return join_address(*end) if end[1] else end[0]
+
+
+def _end(name: str, value: object) -> tuple[str, int]:
+    """An address in its canonical form, and a port."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name} is a tuple of address and port, not {value!r}")
+    address, port = value
+    if not isinstance(address, str | IPv4Address | IPv6Address):
+        raise TypeError(f"{name}[0] is an IP address, not {address!r}")
+    try:
+        canonical = ip_address(address)
+    except ValueError:
+        canonical = None
+    if canonical is None or "%" in str(canonical):
+        raise PacketError(f"{name}[0] is an IP address, not {str(address)!r}")
+    return str(canonical), _whole_number(f"{name}[1]", port, 16)
+
+
+def _whole_number(name: str, value: object, bits: int) -> int:
+    accepted = f"{name} is a whole number from 0 to {(1 << bits) - 1}, not {value!r}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(accepted)
+    if not 0 <= value < 1 << bits:
+        raise PacketError(accepted)
+    return value
+
+
+def _protocol(value: object) -> str:
+    """The name, or the number as text where there is no name."""
+    if not isinstance(value, str):
+        raise TypeError(f"protocol is text, not {value!r}")
+    if value in NUMBERS:
+        return value
+    if not (value.isascii() and value.isdecimal()):
+        raise PacketError(f"{value!r} is none of {', '.join(NUMBERS)}, and no protocol's number")
+    number = _whole_number("protocol", int(value), 8)
+    return NAMES.get(number, str(number))
+
+
+def _flags(value: object) -> str:
+    """The letters in the order of their bits."""
+    if not isinstance(value, str):
+        raise TypeError(f"flags is text, not {value!r}")
+    if set(value) - set(TCP_FLAGS):
+        raise PacketError(f"{value!r} has letters that are no flags of TCP")
+    return "".join(letter for letter in TCP_FLAGS if letter in value)
 
 
 class _Place(NamedTuple):

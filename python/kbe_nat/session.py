@@ -4,7 +4,9 @@ The engine has no clock, forgets flows only when it is asked to, and says which 
 keeping them. A `Session` does all three, so that a callback of a packet queue is a few lines.
 """
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, cast
@@ -14,6 +16,9 @@ from kbe_nat._native import EXPIRY_BUDGET, Engine, Verdict, reject
 
 EXPIRY_INTERVAL: Final = 10_000_000
 """Nanoseconds between two looks at flows that may have timed out."""
+
+MAX_RELEASED: Final = 4096
+"""Outcomes of held fragments that wait for `Session.released`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +66,20 @@ class Session:
         answer: words.Answer = "icmp",
     ) -> None:
         """`clock` gives nanoseconds and never goes back; `answer` is how packets are rejected, as
-        of `kbe_nat.reject`. Raises `ArgumentError` for another answer.
+        of `kbe_nat.reject`. Raises `ArgumentError` for another answer, TypeError for arguments of
+        another type.
         """
+        if not isinstance(engine, Engine):
+            raise TypeError(f"engine is an Engine, not {engine!r}")
+        if not callable(clock):
+            raise TypeError(f"clock is a function, not {clock!r}")
         reject(b"", answer)
         self.engine = engine
         self._clock = clock
         self._answer = answer
         self._held: dict[int, tuple[object, bytes]] = {}
+        self._released: deque[tuple[object, Outcome]] = deque(maxlen=MAX_RELEASED)
+        self._lock = threading.Lock()
         self._next_expiry = 0
 
     def process(
@@ -81,28 +93,46 @@ class Session:
         """Decide about a packet; `interface` and `incomplete_checksum` as of `Engine.process`.
 
         A fragment whose datagram is not decided yet is held: `released` gives its outcome, together
-        with this `context`, after a later packet. Cost: that of `Engine.process`, and every 10 ms a
+        with this `context`, after a later packet. Of outcomes that nobody asks for the newest 4,096
+        are kept. Cost: that of `Engine.process`, and every 10 ms a
         look at 4,096 flows at most.
         """
-        now = self._clock()
-        if now >= self._next_expiry:
-            self.engine.expire(now, EXPIRY_BUDGET)
-            self._next_expiry = now + EXPIRY_INTERVAL
-        verdict = self.engine.process(
-            packet, now, interface=interface, incomplete_checksum=incomplete_checksum
-        )
-        if verdict.ticket is not None:
-            self._held[verdict.ticket] = (context, bytes(packet))
+        # One thread at a time: a ticket is known here before another thread sees it released.
+        with self._lock:
+            now = self._clock()
+            if now >= self._next_expiry:
+                self.engine.expire(now, EXPIRY_BUDGET)
+                self._next_expiry = now + EXPIRY_INTERVAL
+            verdict = self.engine.process(
+                packet, now, interface=interface, incomplete_checksum=incomplete_checksum
+            )
+            if verdict.ticket is not None:
+                self._held[verdict.ticket] = (context, bytes(packet))
+            # Now, and not when somebody asks: fragments of a flood must not add up here.
+            if self._held:
+                self._release()
         return self._outcome(verdict, packet)
 
     def released(self) -> list[tuple[object, Outcome]]:
         """The fragments that wait no longer, each with the context that it came with."""
-        outcomes = []
+        with self._lock:
+            self._release()
+            outcomes = list(self._released)
+            self._released.clear()
+        return outcomes
+
+    def _release(self) -> None:
         for ticket, action, packet in self.engine.released():
             context, original = self._held.pop(ticket, (None, b""))
             answer = reject(original, self._answer) if action == "reject" and original else None
-            outcomes.append((context, Outcome(cast(words.Action, action), "", packet, answer)))
-        return outcomes
+            outcome = Outcome(cast(words.Action, action), "", packet, answer)
+            self._released.append((context, outcome))
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.engine!r}: {len(self._held)} fragments held>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("Session cannot be pickled or copied: make another one of its engine")
 
     def _outcome(self, verdict: Verdict, packet: bytes | bytearray | memoryview) -> Outcome:
         answer = reject(packet, self._answer) if verdict.action == "reject" else None

@@ -103,8 +103,8 @@ def probe(name: InstallerName, runner: Runner) -> tuple[RuleInstaller, str]:
             except RulesError as error:
                 failures[candidate] = error
             else:
-                skipped = f": {' and '.join(failures)} does not work here" if failures else ""
-                return installer, f"{reason}{skipped}"
+                skipped = [f"not {other}: {error}" for other, error in failures.items()]
+                return installer, "; ".join((reason, *skipped))
     raise RulesError("; ".join(f"{candidate}: {error}" for candidate, error in failures.items()))
 
 

@@ -38,7 +38,12 @@ class Nftables:
     def probe(self) -> str:
         """See `RuleInstaller.probe`: many kernels have no queue statement."""
         # One transaction makes the table and deletes it.
-        self._runner.run(RUN, PROBE)
+        try:
+            self._runner.run(RUN, PROBE)
+        except RulesError:
+            # Raises when nft itself does not work, or not for us.
+            self._runner.run(RUN, PLAIN_PROBE)
+            raise RulesError("the kernel has no queue statement (nft_queue)") from None
         return "nft (the kernel has its queue statement)"
 
     def install(self, rules: Iterable[RuleSet]) -> None:
@@ -168,3 +173,4 @@ PROBE: Final = f"""table ip {TAG}-probe {{
 }}
 delete table ip {TAG}-probe
 """
+PLAIN_PROBE: Final = PROBE.replace("queue num 65535", "accept")

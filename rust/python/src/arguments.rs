@@ -77,10 +77,12 @@ impl Place<'_> {
     }
 }
 
-/// A value as Python writes it, or its beginning.
+/// A value as Python writes it, or its beginning, in one line.
 pub(crate) fn show(object: &Bound<'_, PyAny>) -> String {
     let text = object.repr().and_then(|text| Ok(text.to_str()?.to_owned()));
-    match text {
+    // An array of numpy has many.
+    let lines = |text: String| text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    match text.map(lines) {
         Ok(text) if text.chars().count() > LONGEST => {
             format!("{}...", text.chars().take(LONGEST).collect::<String>())
         }
@@ -348,7 +350,15 @@ impl<T: PyClass> Argument<'_, '_> for Py<T> {
 
 fn no_instance<T: PyTypeInfo>(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyErr {
     let name = T::type_object(object.py()).name();
-    name.map_or_else(|error| error, |name| place.no_type(object, format!("a {name}")))
+    let is_vowel =
+        |name: &Bound<'_, PyString>| name.to_string_lossy().starts_with(['A', 'E', 'I', 'O']);
+    name.map_or_else(
+        |error| error,
+        |name| {
+            let article = if is_vowel(&name) { "an" } else { "a" };
+            place.no_type(object, format!("{article} {name}"))
+        },
+    )
 }
 
 /// A whole number whose range depends on other arguments.

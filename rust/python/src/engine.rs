@@ -30,7 +30,7 @@ use crate::values::machines;
 /// "translate" or "drop"; `offloaded` that of one whose flow the kernel carries: "decide" (the
 /// kernel has it no more), or "pass" where the kernel's turn comes behind the engine's. Raises
 /// `ArgumentError`.
-#[pyclass(frozen, module = "kbe_nat")]
+#[pyclass(frozen, weakref, module = "kbe_nat")]
 pub(crate) struct Engine {
     engine: Mutex<core::Engine>,
     /// Held by a thread that makes a table, from its look at the table in force until its own is.

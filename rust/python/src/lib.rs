@@ -29,6 +29,7 @@ mod verdict;
 mod words;
 
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -36,6 +37,7 @@ use pyo3::types::{PyDict, PyTuple};
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    refuse_subinterpreters(py)?;
     module.add_class::<service::Backend>()?;
     module.add_class::<service::Frontend>()?;
     module.add_class::<service::ServicePort>()?;
@@ -87,6 +89,19 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     add_functions(module)?;
     add_constants(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
+}
+
+/// Classes and names are made once for the process, and go with the interpreter that was first: the
+/// main one is the last to go. Where Python cannot tell interpreters apart there is one.
+fn refuse_subinterpreters(py: Python<'_>) -> PyResult<()> {
+    // The name since Python 3.13, and the one before.
+    let interpreters = ["_interpreters", "_xxsubinterpreters"].map(|name| py.import(name).ok());
+    let Some(interpreters) = interpreters.into_iter().flatten().next() else { return Ok(()) };
+    let current = interpreters.call_method0("get_current")?;
+    if current.ne(interpreters.call_method0("get_main")?)? {
+        return Err(PyImportError::new_err("kbe_nat runs in the main interpreter alone"));
+    }
+    Ok(())
 }
 
 /// The value of this class with the state that its `__reduce__` gave: for pickles and copies.

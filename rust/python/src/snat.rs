@@ -123,7 +123,11 @@ impl Snat {
     }
 
     fn __repr__(&self) -> String {
-        let (addresses, allocation) = (self.addresses().join(", "), self.allocation.name());
+        let addresses = match self.addresses() {
+            none if none.is_empty() => "without addresses".to_owned(),
+            addresses => addresses.join(", "),
+        };
+        let allocation = self.allocation.name();
         let ((low, high), mapping) = (self.ports.ports, self.mapping.name());
         format!("<Snat {addresses}, ports {low}-{high}: {allocation}, {mapping}>")
     }

@@ -2,6 +2,7 @@
 //! pages.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, TryLockError};
 
 use kbe_nat_engine::decisions::{DecisionFilter, Recall};
 use kbe_nat_engine::tuple::Protocol;
@@ -45,12 +46,9 @@ impl Engine {
         let filter = Filter { protocol, service, source, destination, backend, state };
         let engine = own.clone().unbind();
         let listing = own.py().detach(|| engine.get().lock().listing(filter));
-        Ok(Flows {
-            engine,
-            listing,
-            page: Vec::new().into_iter(),
-            left: limit.unwrap_or(usize::MAX),
-        })
+        let page = Vec::new().into_iter();
+        let rest = Rest { listing, page, limit: limit.unwrap_or(usize::MAX) };
+        Ok(Flows { engine, list: Mutex::new(rest) })
     }
 
     /// The flows to which all given filters apply as a table of Arrow, for data frames: one row a
@@ -205,12 +203,17 @@ impl Engine {
 }
 
 /// The flows of a list, of which a page at a time is asked for.
-#[pyclass(module = "kbe_nat._native")]
+#[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct Flows {
     engine: Py<Engine>,
+    list: Mutex<Rest>,
+}
+
+/// What is still to come.
+struct Rest {
     listing: Listing,
     page: std::vec::IntoIter<core::view::Flow>,
-    left: usize,
+    limit: usize,
 }
 
 #[pymethods]
@@ -219,15 +222,29 @@ impl Flows {
         own
     }
 
-    fn __next__(&mut self, py: Python<'_>) -> Option<Flow> {
-        self.left = self.left.checked_sub(1)?;
+    fn __next__(&self, py: Python<'_>) -> Option<Flow> {
+        // Of several threads each gets the next one. A thread that looks at a page waits for the
+        // engine without the GIL, so others wait for it without.
+        let mut rest = loop {
+            match self.list.try_lock() {
+                Ok(rest) => break rest,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => py.detach(|| drop(self.list.lock())),
+            }
+        };
+        let Rest { listing, page, limit } = &mut *rest;
+        *limit = limit.checked_sub(1)?;
         loop {
-            if let Some(flow) = self.page.next() {
+            if let Some(flow) = page.next() {
                 return Some(Flow(flow));
             }
-            let (engine, listing) = (self.engine.get(), &mut self.listing);
-            self.page = py.detach(|| engine.lock().next_flows(listing, PAGE))?.into_iter();
+            let engine = self.engine.get();
+            *page = py.detach(|| engine.lock().next_flows(listing, PAGE))?.into_iter();
         }
+    }
+
+    fn __repr__(&self) -> &'static str {
+        "<Flows: an iterator>"
     }
 }
 
