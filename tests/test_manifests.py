@@ -9,7 +9,7 @@ import kbe_nat
 from harness.manifests import SEED, SERVICE, SLICE, endpoints, read, refusals
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import FileError
-from kbe_nat.model import Endpoint, Service, ServicePort, SlicePort, Strategy
+from kbe_nat.model import Choice, Endpoint, Service, ServicePort, SlicePort, Strategy
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.manifests.manifests import read_manifests
 from kbe_nat.sources.source import SourceUpdate
@@ -130,7 +130,8 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
 def test_annotations_of_the_extension(tmp_path: Path) -> None:
     annotated = SERVICE.replace(
         "namespace: shop",
-        "namespace: shop, annotations: {kbe-nat.io/strategy: wrr, kbe-nat.io/standby-slots: '64'}",
+        "namespace: shop, annotations: {kbe-nat.io/strategy: wrr,"
+        " kbe-nat.io/standby-slots: '64', kbe-nat.io/choice: kernel}",
     )
     weighted = SLICE.replace(
         "namespace: shop", "namespace: shop, annotations: {kbe-nat.io/weight: '5'}"
@@ -138,11 +139,15 @@ def test_annotations_of_the_extension(tmp_path: Path) -> None:
     update = read(tmp_path, annotated, weighted)
     assert update.snapshot.services[0].strategy is Strategy.WEIGHTED_ROUND_ROBIN
     assert update.snapshot.services[0].standby_slots == 64
+    assert update.snapshot.services[0].choice is Choice.KERNEL
     assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 5
     update = read(tmp_path, annotated.replace("wrr", "best"), weighted.replace("'5'", "'-5'"))
     assert update.snapshot.services[0].strategy is None
     assert update.snapshot.slices["shop", "web"][0].endpoints[0].weight == 1
     assert len(update.notes) == 2
+    update = read(tmp_path, annotated.replace("kernel", "nobody"))
+    assert update.snapshot.services[0].choice is None
+    assert "annotations[kbe-nat.io/choice]: 'nobody' is none of engine, kernel" in update.notes[0]
     for text in ("0", "4097", "-1", "many", ""):
         update = read(tmp_path, annotated.replace("64", text))
         assert update.snapshot.services[0].standby_slots is None

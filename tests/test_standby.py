@@ -13,7 +13,7 @@ from kbe_nat._native import NftTables
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.family import Family
-from kbe_nat.model import Strategy
+from kbe_nat.model import Choice, Strategy
 from kbe_nat.packets import opening
 from kbe_nat.policy.delta import PlanDelta
 from kbe_nat.policy.node_ports import NodePorts
@@ -21,6 +21,7 @@ from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Frontend, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import REST_SECONDS, BackendIds
 from kbe_nat.rules.commands import Commands
+from kbe_nat.rules.hairpins import Hairpins
 from kbe_nat.rules.nat_program import NatTableChange
 from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses, share_out
 from kbe_nat.rules.standby import OnDeath, Standby, StandbyChange, StandbyDecision, StandbyTable
@@ -230,6 +231,92 @@ def test_a_change_moves_no_more_slots_than_shares_differ(
             assert moved == sum((after - before).values())
         assert share_out(weights, size, CLUSTER, slots) == slots
         former = slots
+
+
+CHOSEN = replace(WEB, frontends=(CLUSTER_IP, NODE_PORT), choice=Choice.KERNEL)
+
+
+@pytest.mark.parametrize(
+    ("port", "cluster_ip", "node_port"),
+    [
+        (CHOSEN, True, True),
+        (replace(CHOSEN, strategy=Strategy.CASCADE), True, True),
+        (replace(CHOSEN, is_external_local=True), True, False),
+        (replace(CHOSEN, is_internal_local=True), True, True),
+        (replace(CHOSEN, choice=None), False, False),
+        (replace(CHOSEN, choice=Choice.ENGINE), False, False),
+        (replace(CHOSEN, strategy=Strategy.ROUND_ROBIN), False, False),
+        (replace(CHOSEN, strategy=Strategy.SOURCE_HASH), False, False),
+        (replace(CHOSEN, affinity_seconds=10800), False, False),
+        (replace(CHOSEN, source_ranges=("203.0.113.0/24",)), False, False),
+        (replace(CHOSEN, cluster_backends=(DRAINED,)), False, False),
+        (replace(CHOSEN, cluster_backends=(NEAR, DRAINED)), True, True),
+        (
+            replace(CHOSEN, cluster_backends=tuple(Backend("10.0.1.1", n) for n in range(33))),
+            False,
+            False,
+        ),
+        (
+            replace(CHOSEN, cluster_backends=(NEAR, structs.replace(FAR, weight=32))),
+            False,
+            False,
+        ),
+    ],
+    ids=repr,
+)
+def test_the_kernel_chooses_what_is_a_mere_draw(
+    port: PlannedPort, cluster_ip: bool, node_port: bool
+) -> None:
+    table = StandbyTable(OnDeath.SERVE)
+    table.rebuild(plan_of(port))
+    own = table.of_family(Family.IPV4)
+    assert own[CLUSTER].is_chosen == own[CLUSTER].is_cluster_ip == cluster_ip
+    assert (own[OUTSIDE[2]].is_chosen, own[OUTSIDE[2]].is_cluster_ip) == (node_port, False)
+    assert table.chosen() == cluster_ip + node_port
+    assert bool(table.chosen_sizes) == cluster_ip
+    for table in (
+        StandbyTable(OnDeath.REFUSE),
+        StandbyTable(OnDeath.SERVE, SlotClasses(8, is_able=False)),
+    ):
+        table.rebuild(plan_of(port))
+        assert table.chosen() == 0 == len(table.chosen_sizes)
+    if port.choice is Choice.KERNEL:
+        table = StandbyTable(OnDeath.SERVE, choice=Choice.KERNEL)
+        table.rebuild(plan_of(replace(port, choice=None)))
+        assert table.chosen() == cluster_ip + node_port, "where all are to be"
+
+
+def test_the_kernels_shares_are_exact() -> None:
+    for weights, size in (((1, 1, 1), 3), ((2, 4, 4), 5), ((300, 200), 5), ((7,), 1)):
+        backends = tuple(Backend("10.0.1.1", n, weight) for n, weight in enumerate(weights))
+        table = StandbyTable(OnDeath.SERVE)
+        table.rebuild(plan_of(replace(CHOSEN, cluster_backends=backends)))
+        decision = table.of_family(Family.IPV4)[CLUSTER]
+        assert decision.is_chosen and len(decision.backends) == size
+        counts = Counter(decision.backends)
+        for backend in backends:
+            assert counts[backend.key] * sum(weights) == backend.weight * size
+        own = [each for each in table.chosen_classes() if each.first == decision.first_slot]
+        assert [each.size for each in own] == ([size] if size > 1 else [])
+        # Of sizes that were never needed there are no rules.
+        assert {each.size for each in table.chosen_classes()} == ({2, 3, 4, size} - {1})
+    table.rebuild(plan_of())
+    assert table.chosen() == 0 and table.chosen_sizes == {1}, "rules stay"
+
+
+def test_pairs_are_of_backends_that_may_reach_themselves() -> None:
+    node = replace(plan_of(CHOSEN), options=Options(node="here"))
+    nowhere = plan_of(CHOSEN)
+    own = Hairpins(Choice.ENGINE)
+    own.rebuild(node)
+    assert set(own.addresses(Family.IPV4)) == {NEAR.address}, "the others are elsewhere"
+    own.apply(PlanDelta.between(node, nowhere))
+    assert set(own.addresses(Family.IPV4)) == {NEAR.address, FAR.address}
+    own.apply(PlanDelta.between(nowhere, plan_of(replace(CHOSEN, choice=None))))
+    assert not own.addresses(Family.IPV4)
+    own = Hairpins(Choice.KERNEL)
+    own.rebuild(plan_of(replace(CHOSEN, choice=None)))
+    assert set(own.addresses(Family.IPV4)) == {NEAR.address, FAR.address}
 
 
 def test_a_service_has_slots_of_its_class() -> None:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from written import write
 
-from kbe_nat.model import Strategy
+from kbe_nat.model import Choice, Strategy
 from kbe_nat.sources import snapshot
 
 PAGE: Final = Path(__file__).parents[1] / "docs/annotations.md"
@@ -76,9 +76,19 @@ KEYS: Final = {
             snapshot.SLOTS_ANNOTATION,
             "annotation of a Service",
             f"1 to {snapshot.MOST_STANDBY_SLOTS}",
-            "over how many slots the kernel spreads new connections while no daemon runs"
-            " ([datapaths.md](datapaths.md#standbys)); `--standby-slots` is the number for all",
-            "the number for all",
+            "over how many slots new connections spread while no daemon runs, in the place of"
+            " `--standby-slots`, rounded up ([datapaths.md](datapaths.md#standbys)); 1: they have"
+            " one endpoint",
+            "the number of all",
+        ),
+        Key(
+            snapshot.CHOICE_ANNOTATION,
+            "annotation of a Service",
+            ", ".join(f"`{choice}`" for choice in Choice),
+            "what chooses endpoints, in the place of `--choice`; the kernel does where it knows all"
+            " that the engine would ask"
+            " ([datapaths.md](datapaths.md#connections-that-wait-for-nobody))",
+            "the choice of all",
         ),
     ),
     KUBERNETES: (

@@ -39,6 +39,13 @@ class Strategy(StrEnum):
     PEAK_EWMA = "peak-ewma"
 
 
+class Choice(StrEnum):
+    """What chooses the backend of a new flow, by the strategy."""
+
+    ENGINE = "engine"
+    KERNEL = "kernel"
+
+
 class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One entry of `spec.ports` of a Service."""
 
@@ -88,6 +95,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     """The annotation `kbe-nat.io/strategy`."""
     standby_slots: int | None = None
     """The annotation `kbe-nat.io/standby-slots`."""
+    choice: Choice | None = None
+    """The annotation `kbe-nat.io/choice`."""
     labels: tuple[str, ...] = ()
     """As key=value, in the order of the keys."""
 

@@ -249,6 +249,11 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
             "nothing stands by (--on-death refuse)",
         ),
         (
+            ("proxy", "--manifests", SEED, "--on-death", "refuse", "--choice", "kernel"),
+            "--choice",
+            "the kernel chooses without a daemon too (--on-death refuse)",
+        ),
+        (
             (
                 "proxy",
                 "--manifests",

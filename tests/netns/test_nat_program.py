@@ -19,7 +19,7 @@ from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.frontends import ElementChange
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
-from kbe_nat.rules.nat_table import NatTable
+from kbe_nat.rules.nat_table import KernelChoice, NatTable
 from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses
 from kbe_nat.rules.standby import Standby, StandbyChange, StandbyDecision
@@ -28,6 +28,8 @@ PODS = {Family.IPV4: "10.0.0.{}", Family.IPV6: "fd00:10::{:x}"}
 VIPS = {Family.IPV4: "172.30.{}.{}", Family.IPV6: "fd00:30::{:x}:{:x}"}
 BOTH = (Family.IPV4, Family.IPV6)
 CLASSES = SlotClasses(DEFAULT_SLOTS).all
+EXACT = SlotClasses(DEFAULT_SLOTS).exact[1]
+RANGES = {Family.IPV4: "10.0.0.0/16", Family.IPV6: "fd00:10::/64"}
 
 
 class Watched:
@@ -64,20 +66,33 @@ def backends(family: Family, count: int) -> dict[tuple[str, int], int]:
 
 
 def standby(family: Family, count: int, pod: int = 1) -> Standby:
-    """One frontend is rejected, one keeps the source, one has slots, others have one backend."""
+    """One frontend is rejected, one keeps the source, one has slots, for the fifth the kernel
+    chooses, others have one backend.
+    """
     keys = [(VIPS[family].format(n // 250, n % 250), "tcp", 80) for n in range(1, count + 1)]
     backend, other = ((PODS[family].format(number), 80) for number in (pod, 77))
     return {
         **dict.fromkeys(keys[:1], StandbyDecision()),
         **dict.fromkeys(keys[1:2], StandbyDecision((backend,), keeps_source=True)),
         **dict.fromkeys(keys[2:3], StandbyDecision((backend, other) * 4, CLASSES[0].first)),
-        **dict.fromkeys(keys[3:], StandbyDecision((backend,))),
+        **dict.fromkeys(keys[3:4], StandbyDecision((backend,))),
+        **dict.fromkeys(
+            keys[4:5], StandbyDecision((backend, other, backend), EXACT.first, is_chosen=True)
+        ),
+        **dict.fromkeys(keys[5:], StandbyDecision((backend,))),
     }
 
 
 def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
     return [
-        NatTable(family, backends(family, count), standby(family, count), slot_classes=CLASSES)
+        NatTable(
+            family,
+            backends(family, count),
+            standby(family, count),
+            slot_classes=CLASSES,
+            hairpins=[PODS[family].format(number) for number in range(4, 7)],
+            choice=KernelChoice(SlotClasses(DEFAULT_SLOTS).exact[:3], (RANGES[family],)),
+        )
         for family in families
     ]
 
@@ -185,7 +200,7 @@ def test_elements_change_alone_and_without_a_command(
         for family in BOTH
     ]
     program.update(back)
-    assert sorted(listed(node).split()) == sorted(before.split())
+    assert same(listed(node)) == same(before)
 
 
 def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram) -> None:
@@ -231,6 +246,13 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
             "elements of standby-slots",
         ),
         ("flush chain ip {} standby-dnat", "chain standby-dnat"),
+        ("flush chain ip {} choice-dnat", "chain choice-dnat"),
+        ("flush chain ip {} choice", "chain choice"),
+        ("flush set ip6 {} choice-masquerade", "elements of choice-masquerade"),
+        (
+            "delete element ip {} hairpins {{ 10.0.0.5 . 10.0.0.5 }}",
+            "elements of hairpins",
+        ),
         (
             "delete element ip {0} standby-masquerade {{ 172.30.0.3 . tcp . 80 }}; "
             "add element ip {0} standby-masquerade {{ 172.30.0.99 . tcp . 80 }}",
@@ -245,13 +267,13 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
 def test_f13_f133_what_somebody_takes_away_or_changes_is_missed(
     node: Namespace, program: NatProgram, damage: str, missed: str
 ) -> None:
-    program.install(nat_tables(4))
+    program.install(nat_tables(5))
     assert missing(program, node) == ()
     before = listed(node)
     node.call("nft", damage.format("kbe-nat-translation-0"))
     family = "ip6" if "ip6" in damage else "ip"
     assert f"{family} kbe-nat-translation-0: {missed}" in program.missing()
-    program.install(nat_tables(4))
+    program.install(nat_tables(5))
     assert missing(program, node) == ()
     assert same(listed(node)) == same(before)
 

@@ -31,7 +31,7 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.errors import PrivilegeError, SettingError
 from kbe_nat.metrics.rest import RestMetrics
-from kbe_nat.model import Snapshot
+from kbe_nat.model import Choice, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, RuleInstaller, probe, remove_rules, usable
@@ -193,6 +193,7 @@ def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> F
         settings.datapath.on_death or OnDeath.SERVE,
         leftovers=partial(remove_rules, commands),
         slot_classes=SlotClasses(slots, is_able=is_able),
+        choice=settings.datapath.choice or Choice.ENGINE,
     )
 
 

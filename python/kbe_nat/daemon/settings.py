@@ -26,7 +26,7 @@ from kbe_nat.kubeproxy.bind_address import (
 )
 from kbe_nat.kubeproxy.config import Configuration
 from kbe_nat.kubeproxy.settings import NodeSettings
-from kbe_nat.model import Strategy
+from kbe_nat.model import Choice, Strategy
 from kbe_nat.rules.installer import InstallerName
 from kbe_nat.rules.rule import DatapathKind, Marks
 from kbe_nat.rules.standby import OnDeath
@@ -82,6 +82,9 @@ class DatapathSettings:
     """The fate of new connections while no daemon runs, with first-packet; None: served."""
     standby_slots: int | None = None
     """Over which a frontend's new connections spread meanwhile; None: `DEFAULT_SLOTS`."""
+    choice: Choice | None = None
+    """What chooses backends for Services that do not say it, with first-packet; None: the engine.
+    """
     takes_over: bool = False
     """Another proxy has served here: its connections go on, and new ones are ours."""
 
@@ -232,6 +235,10 @@ class Settings:
                 "nothing is to be taken over beside another proxy (--service-proxy-name)",
             )
         if self.datapath.on_death is OnDeath.REFUSE:
+            if self.datapath.choice is Choice.KERNEL:
+                raise SettingError(
+                    "--choice", "the kernel chooses without a daemon too (--on-death refuse)"
+                )
             slots = self.datapath.standby_slots
             _refuse_set({"--standby-slots": slots}, "nothing stands by (--on-death refuse)")
         for flag, path in (("--socket", self.files.socket), ("--state", self.files.state)):
@@ -256,6 +263,7 @@ class Settings:
             unused = {
                 "--on-death": chosen.on_death,
                 "--standby-slots": chosen.standby_slots,
+                "--choice": chosen.choice,
                 "--mark-backend": self.marks.backend,
             }
         _refuse_set(unused, reason)

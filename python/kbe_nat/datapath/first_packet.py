@@ -5,6 +5,7 @@ its packets.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import collapse_addresses, ip_network
 from typing import Final
 
 from kbe_nat._native import (
@@ -22,14 +23,16 @@ from kbe_nat.datapath.flow_checks import FlowChecks
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.thread import NativeThread, Persistent
 from kbe_nat.errors import RulesError
-from kbe_nat.family import Family
+from kbe_nat.family import Family, family_of
+from kbe_nat.model import Choice
 from kbe_nat.policy.delta import PlanDelta, PortFacts
 from kbe_nat.policy.plan import BackendAddress, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import BackendIds, IdsByPort
 from kbe_nat.rules.commands import Runner
-from kbe_nat.rules.frontends import ServiceAddresses
+from kbe_nat.rules.frontends import ElementChange, ServiceAddresses
+from kbe_nat.rules.hairpins import Hairpins
 from kbe_nat.rules.nat_program import NatProgram, NatTableChange
-from kbe_nat.rules.nat_table import NatTable
+from kbe_nat.rules.nat_table import KernelChoice, NatTable
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.slots import SlotClasses
 from kbe_nat.rules.standby import OnDeath, StandbyTable
@@ -48,17 +51,20 @@ class FirstPacket:
         on_death: OnDeath = OnDeath.SERVE,
         leftovers: Callable[[], None] | None = None,
         slot_classes: SlotClasses | None = None,
+        choice: Choice = Choice.ENGINE,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
         connections meet when we are gone; `leftovers` takes away what a run of the other datapath
-        has left; `slot_classes` are those of standbys, None: the defaults.
+        has left; `slot_classes` are those of standbys, None: the defaults; `choice` is that of
+        Services that do not say theirs.
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self._diversion = diversion
         self._leftovers = leftovers
         self._program = NatProgram(runner, tables, diversion.marks, diversion.queues)
         self._plan = Plan()
-        self._standby = StandbyTable(on_death, slot_classes)
+        self._standby = StandbyTable(on_death, slot_classes, choice)
+        self._hairpins = Hairpins(choice)
         self._addresses = ServiceAddresses()
         self._flow_checks = FlowChecks()
         mask = diversion.marks.backend
@@ -86,6 +92,7 @@ class FirstPacket:
                 self._use(after, present - former)
                 self._leave(before, former - present)
         self._standby.apply(delta)
+        self._hairpins.apply(delta)
         self._addresses.apply(delta)
         self._flow_checks.apply(delta)
 
@@ -98,6 +105,7 @@ class FirstPacket:
             acquired = self._ids[port.family].acquire(port.backend_keys)
             self._assigned[port.family].update(acquired)
         self._standby.rebuild(plan)
+        self._hairpins.rebuild(plan)
         self._addresses.rebuild(plan)
         self._flow_checks.rebuild(plan)
 
@@ -135,8 +143,17 @@ class FirstPacket:
             if family in self._plan.families:
                 standby = self._standby.take_change(family)
                 addresses = self._addresses.take_change(family)
+                # Without a choice of the kernel's the table has no set for them.
+                has_chosen = bool(self._standby.chosen_sizes)
+                hairpins = self._hairpins.take_change(family) if has_chosen else ElementChange()
                 changes.append(
-                    NatTableChange(family, removed=released, standby=standby, addresses=addresses)
+                    NatTableChange(
+                        family,
+                        removed=released,
+                        standby=standby,
+                        addresses=addresses,
+                        hairpins=hairpins,
+                    )
                 )
         self._change_tables(changes)
         frontends = self._flow_checks.take()
@@ -203,6 +220,8 @@ class FirstPacket:
             "tracking-dropped": dropped,
             # First packets, which the standby has served.
             "backend-unknown": self.backend_ids.unknown,
+            # Their frontends, of all that are served.
+            "frontends-chosen-by-kernel": self._standby.chosen(),
             # Backends that have no number yet.
             "backends-waiting": sum(ids.waiting for ids in self._ids.values()),
         }
@@ -287,6 +306,7 @@ class FirstPacket:
             for family in Family:
                 self._standby.take_change(family)
                 self._addresses.take_change(family)
+                self._hairpins.take_change(family)
         self._is_whole = True
 
     def _tables(self) -> list[NatTable]:
@@ -301,7 +321,18 @@ class FirstPacket:
             self._addresses.addresses(family),
             self._plan.options.resets_tcp,
             self._standby.classes.all,
+            self._hairpins.addresses(family),
+            self._kernel_choice(family) if self._standby.chosen_sizes else None,
         )
+
+    def _kernel_choice(self, family: Family) -> KernelChoice:
+        options = self._plan.options
+        networks = [ip_network(text) for text in self._plan.pod_ranges if family_of(text) == family]
+        # Elements of a set must not overlap.
+        ranges = sorted(map(str, collapse_addresses(networks)))  # type: ignore[type-var]
+        device = options.pod_interface.removesuffix("+")
+        classes = self._standby.chosen_classes()
+        return KernelChoice(classes, tuple(ranges), device, options.masquerade_all)
 
 
 def _backend_keys(facts: PortFacts | None) -> frozenset[BackendAddress]:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from kbe_nat.family import Family
-from kbe_nat.model import ServiceKey, Strategy, join_address
+from kbe_nat.model import Choice, ServiceKey, Strategy, join_address
 from kbe_nat.policy.node_ports import NodePorts
 from kbe_nat.policy.options import Mode, Options
 
@@ -87,6 +87,8 @@ class PlannedPort:
     strategy: Strategy = Strategy.RANDOM
     standby_slots: int | None = None
     """Over which new connections spread while no daemon listens; None: as many as others have."""
+    choice: Choice | None = None
+    """What chooses backends, if it can; None: as for others."""
 
     @property
     def key(self) -> PortKey:

@@ -139,6 +139,7 @@ class ServiceRules:
                 source_ranges_apply_to_all=service.source_ranges_apply_to_all,
                 strategy=service.strategy or self.strategy,
                 standby_slots=service.standby_slots,
+                choice=service.choice,
             )
 
     def _is_external_first(self, *, has_endpoints: bool, is_served: bool) -> bool:

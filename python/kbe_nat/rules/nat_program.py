@@ -73,6 +73,7 @@ class NatTableChange:
     """Backends that no port has any more."""
     standby: StandbyChange = field(default_factory=StandbyChange)
     addresses: ElementChange[str] = field(default_factory=ElementChange)
+    hairpins: ElementChange[str] = field(default_factory=ElementChange)
 
     def elements(self) -> Iterator[tuple[NatSet, Elements, Elements]]:
         """By map or set, the elements to be removed and those to be added."""
@@ -81,8 +82,11 @@ class NatTableChange:
         for name in removed:
             # A frontend whose backend alone changes stays in its set.
             yield name, _except(removed[name], added[name]), _except(added[name], removed[name])
-        addresses = self.addresses
-        yield NatSet.ADDRESSES, dict.fromkeys(addresses.removed), dict.fromkeys(addresses.added)
+        for name, change in (
+            (NatSet.HAIRPINS, self.hairpins),
+            (NatSet.ADDRESSES, self.addresses),
+        ):
+            yield name, dict.fromkeys(change.removed), dict.fromkeys(change.added)
 
 
 class NatProgram:

@@ -10,6 +10,11 @@ Theory of operation. The first packet of a connection to a frontend passes two h
    looks up the backend of its frontend, or draws one by each class of frontends in turn, until
    the frontend is of that class; or `reject-unserved` rejects it.
 
+A frontend for which the kernel always chooses takes the same way, but for two things: `choice`
+lets a first packet past the queue, unless it is in the middle of a connection, about which the
+engine may know more; and clients that are pods keep their source at a cluster IP, as by the engine.
+A pod that so reaches itself is masqueraded behind the translation, by its pair of addresses.
+
 The queue's chain must be another one than NAT's, and ahead of it. NFQUEUE ends its chain: a packet
 that bypasses the queue, or comes back from it, continues at the next hook, where both cases meet.
 
@@ -24,7 +29,7 @@ dropped while no process listens.
 """
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from socket import AF_INET, AF_INET6, inet_pton
@@ -54,6 +59,12 @@ class NatSet(StrEnum):
     """Frontends whose standby is masqueraded, so that answers come back to this node."""
     STANDBY_KEEP_SOURCE = "standby-keep-source"
     """Frontends whose standby sees the client's address."""
+    CHOICE_MASQUERADE = "choice-masquerade"
+    """Frontends for which the kernel chooses, and whose clients are masqueraded."""
+    CHOICE_CLUSTER_IP = "choice-cluster-ip"
+    """Cluster IPs for which it chooses: their clients are masqueraded if they are no pods."""
+    HAIRPINS = "hairpins"
+    """Pairs of one address: backends of these that may reach themselves."""
     REJECT_UNSERVED = "reject-unserved"
     """Frontends without a standby."""
     ADDRESSES = "addresses"
@@ -66,6 +77,20 @@ Key: TypeAlias = int | FrontendKey | SlotKey | str
 """A backend's id, a frontend, one of its slots, or an address."""
 Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 """With their values; those of sets have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """The rules by which the kernel always chooses for some frontends."""
+
+    classes: tuple[SlotClass, ...] = ()
+    """Of these frontends."""
+    pod_ranges: tuple[str, ...] = ()
+    """By which pods are told from other clients: ranges of the family, none within another."""
+    pod_device: str = ""
+    """The beginning of the names of pods' devices, in the place of ranges."""
+    masquerades_all: bool = False
+    """All clients are masqueraded, pods too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +109,20 @@ class NatTable:
     resets_tcp: bool = False
     slot_classes: tuple[SlotClass, ...] = ()
     """Empty: the kernel draws nothing, and no frontend has slots."""
+    hairpins: Collection[str] = ()
+    """Addresses of backends that may reach themselves through frontends of the kernel's choice."""
+    choice: KernelChoice | None = None
+    """None: the kernel always chooses for no frontend."""
+
+    @property
+    def frontend_sets(self) -> tuple[NatSet, ...]:
+        """The sets that its frontends are in."""
+        return FRONTEND_SETS if self.choice is None else FRONTEND_SETS + CHOICE_SETS
 
     @property
     def shape(self) -> object:
         """The values that are in rules: another shape needs another table."""
-        return self.ranges, self.resets_tcp, self.slot_classes
+        return self.ranges, self.resets_tcp, self.slot_classes, self.choice
 
 
 class NatTableWriter:
@@ -116,7 +150,9 @@ class NatTableWriter:
             yield f"  {'map' if set_name in MAPS else 'set'} {set_name} {{"
             yield f"    {SET_TYPES[set_name].format(address=address, ip=ip)}"
             if elements and not asleep:
-                texts = (_element_text(*element, self._marks) for element in elements.items())
+                texts = (
+                    _element_text(set_name, *element, self._marks) for element in elements.items()
+                )
                 yield f"    elements = {{ {', '.join(texts)} }}"
             yield "  }"
         netlink_rules = {} if asleep else self._netlink_rules(ip)
@@ -131,7 +167,11 @@ class NatTableWriter:
         lines = (
             # A confirmed connection has its translation, also before it was answered.
             "ct status & confirmed != 0 accept",
-            *(f"{PORTED} {_frontend(ip)} @{name} goto queue-bypass" for name in FRONTEND_SETS),
+            *(OPENINGS if table.choice else ()),
+            *(
+                f"{PORTED} {_frontend(ip)} @{name} goto queue-bypass"
+                for name in table.frontend_sets
+            ),
             *(f"{ip} daddr {text} goto queue-no-bypass" for text in _portless(table)),
         )
         hooks = {
@@ -142,7 +182,9 @@ class NatTableWriter:
             )
             for hook in ("prerouting", "output")
         }
+        choice = [f"{PORTED} {_frontend(ip)} @{name} accept" for name in CHOICE_SETS]
         return {
+            **({"choice": tuple(choice)} if table.choice else {}),
             "queue-bypass": ("ct state invalid drop",),
             "queue-no-bypass": (),
             "new": lines,
@@ -154,7 +196,7 @@ class NatTableWriter:
         them.
         """
         hook_lines = (
-            *(f"{PORTED} {_frontend(ip)} @{name} goto {name}" for name in FRONTEND_SETS),
+            *(f"{PORTED} {_frontend(ip)} @{name} goto {name}" for name in table.frontend_sets),
             *(f"{ip} daddr {text} goto verdict" for text in _portless(table)),
         )
         icmp = "icmpv6" if table.family == Family.IPV6 else "icmp"
@@ -172,6 +214,7 @@ class NatTableWriter:
             "postrouting": (
                 "type nat hook postrouting priority srcnat; policy accept;",
                 f"meta mark & {self._marks.masquerade:#x} != 0 masquerade fully-random",
+                *((HAIRPIN.format(ip=ip),) if table.choice else ()),
             ),
         }
 
@@ -191,23 +234,42 @@ class NatTableWriter:
 
     def _standby_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
         marks = self._marks
-        to = f"{PORTED} dnat {ip} to {_frontend(ip)}"
         no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
         masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
         return {
-            "standby-dnat": (
-                f"{to} map @{NatSet.STANDBY}",
-                *(
-                    f"{to} . {_drawn_slot(slot_class, ip)} map @{NatSet.STANDBY_SLOTS}"
-                    for slot_class in table.slot_classes
-                ),
-            ),
+            "standby-dnat": tuple(_dnat_lines(table.slot_classes, ip)),
             NatSet.STANDBY_MASQUERADE: (
                 "jump verdict",
                 f"{no_verdict} {masquerade} goto standby-dnat",
             ),
             NatSet.STANDBY_KEEP_SOURCE: ("jump verdict", f"{no_verdict} goto standby-dnat"),
+            **(self._choice_chains(table.choice, ip) if table.choice else {}),
             NatSet.REJECT_UNSERVED: ("jump verdict", f"{no_verdict} goto rejection"),
+        }
+
+    def _choice_chains(self, choice: KernelChoice, ip: str) -> dict[str, tuple[str, ...]]:
+        """Chains for whose frontends the kernel always chooses."""
+        marks = self._marks
+        no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
+        masquerade = f"meta mark set meta mark | {marks.masquerade:#x} goto choice-dnat"
+        if choice.masquerades_all:
+            lines = [f"{no_verdict} {masquerade}"]
+        elif choice.pod_device:
+            lines = [f'{no_verdict} iifname != "{choice.pod_device}*" {masquerade}']
+        elif choice.pod_ranges:
+            ranges = ", ".join(choice.pod_ranges)
+            lines = [f"{no_verdict} {ip} saddr != {{ {ranges} }} {masquerade}"]
+        else:
+            # As kube-proxy: without a way to tell pods nobody is masqueraded.
+            lines = []
+        return {
+            "choice-dnat": tuple(_dnat_lines(choice.classes, ip)),
+            NatSet.CHOICE_MASQUERADE: ("jump verdict", f"{no_verdict} {masquerade}"),
+            NatSet.CHOICE_CLUSTER_IP: (
+                "jump verdict",
+                *lines,
+                f"{no_verdict} goto choice-dnat",
+            ),
         }
 
     def _netlink_rules(self, ip: str) -> dict[str, tuple[str, ...]]:
@@ -224,14 +286,18 @@ class NatTableWriter:
 
 
 def sets(table: NatTable) -> dict[NatSet, Elements]:
-    """Elements by the name of their map or set. A table whose kernel draws nothing has no slots."""
+    """Elements by the name of their map or set, of those that the table has."""
     contents: dict[NatSet, Elements] = {
         NatSet.BACKENDS: backend_elements(table.backends),
         **standby_elements(table.standby),
+        NatSet.HAIRPINS: dict.fromkeys(table.hairpins),
         NatSet.ADDRESSES: dict.fromkeys(table.addresses),
     }
     if not table.slot_classes:
         del contents[NatSet.STANDBY_SLOTS]
+    if not table.choice:
+        for name in (*CHOICE_SETS, NatSet.HAIRPINS):
+            del contents[name]
     return contents
 
 
@@ -243,9 +309,9 @@ def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
 def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
     """Elements by the name of their map or set, for these decisions."""
     elements: dict[NatSet, dict[Key, BackendAddress | None]] = {
-        name: {} for name in (NatSet.STANDBY, NatSet.STANDBY_SLOTS, *FRONTEND_SETS)
+        name: {} for name in (NatSet.STANDBY, NatSet.STANDBY_SLOTS, *FRONTEND_SETS, *CHOICE_SETS)
     }
-    for key, (backends, first_slot, keeps_source) in standby.items():
+    for key, (backends, first_slot, keeps_source, is_chosen, is_cluster_ip) in standby.items():
         if not backends:
             elements[NatSet.REJECT_UNSERVED][key] = None
             continue
@@ -254,7 +320,10 @@ def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
         else:
             slots = enumerate(backends, first_slot)
             elements[NatSet.STANDBY_SLOTS].update(((key, slot), backend) for slot, backend in slots)
-        name = NatSet.STANDBY_KEEP_SOURCE if keeps_source else NatSet.STANDBY_MASQUERADE
+        if is_chosen:
+            name = NatSet.CHOICE_CLUSTER_IP if is_cluster_ip else NatSet.CHOICE_MASQUERADE
+        else:
+            name = NatSet.STANDBY_KEEP_SOURCE if keeps_source else NatSet.STANDBY_MASQUERADE
         elements[name][key] = None
     return dict(elements)
 
@@ -276,7 +345,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
         if isinstance(key, int):
             records += number.pack(key * step)
         elif isinstance(key, str):
-            records += inet_pton(socket_family, key)
+            records += inet_pton(socket_family, key) * (2 if name is NatSet.HAIRPINS else 1)
         else:
             frontend_key, slot = key if len(key) == 2 else (key, None)
             # The slots of a frontend stand side by side.
@@ -291,14 +360,17 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
     key_lengths = {
         NatSet.BACKENDS: number.size,
         NatSet.STANDBY_SLOTS: frontend.size + number.size,
+        NatSet.HAIRPINS: 2 * length,
         NatSet.ADDRESSES: length,
     }
     value_length = backend.size if name in MAPS else 0
     return NftElements(key_lengths.get(name, frontend.size), value_length, bytes(records))
 
 
-def _element_text(key: Key, value: BackendAddress | None, marks: Marks) -> str:
+def _element_text(name: NatSet, key: Key, value: BackendAddress | None, marks: Marks) -> str:
     step = marks.backend & -marks.backend
+    if name is NatSet.HAIRPINS:
+        return f"{key} . {key}"
     text = f"{key * step:#x}" if isinstance(key, int) else _key_text(key)
     return f"{text} : {value[0]} . {value[1]}" if value else text
 
@@ -312,6 +384,16 @@ def _key_text(key: FrontendKey | SlotKey | str) -> str:
 
 def _frontend(ip: str) -> str:
     return f"{ip} daddr . meta l4proto . th dport"
+
+
+def _dnat_lines(classes: Iterable[SlotClass], ip: str) -> Iterator[str]:
+    """Rules for frontends with one backend, and those of each class. A frontend meets one of them:
+    those of other classes do not find it.
+    """
+    to = f"{PORTED} dnat {ip} to {_frontend(ip)}"
+    yield f"{to} map @{NatSet.STANDBY}"
+    for slot_class in classes:
+        yield f"{to} . {_drawn_slot(slot_class, ip)} map @{NatSet.STANDBY_SLOTS}"
 
 
 def _drawn_slot(slot_class: SlotClass, ip: str) -> str:
@@ -350,6 +432,16 @@ FRONTEND_SETS: Final = (
     NatSet.STANDBY_KEEP_SOURCE,
     NatSet.REJECT_UNSERVED,
 )
+CHOICE_SETS: Final = (NatSet.CHOICE_CLUSTER_IP, NatSet.CHOICE_MASQUERADE)
+"""Sets of frontends for which the kernel always chooses."""
+OPENINGS: Final = (
+    "ct state new tcp flags & (fin | syn | rst | ack) == syn jump choice",
+    "ct state new meta l4proto { udp, sctp } jump choice",
+)
+"""Packets with which a flow begins. Conntrack calls others new too, in the middle of a connection
+that it does not know.
+"""
+HAIRPIN: Final = "ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade fully-random"
 FRONTEND_TYPE: Final = "type {address} . inet_proto . inet_service"
 SET_TYPES: Final[Mapping[NatSet, str]] = {
     NatSet.BACKENDS: "type mark : {address} . inet_service",
@@ -357,7 +449,8 @@ SET_TYPES: Final[Mapping[NatSet, str]] = {
     # The type of a drawn number has no name that could stand in a key.
     NatSet.STANDBY_SLOTS: "typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2"
     " : {ip} daddr . th dport",
-    **dict.fromkeys(FRONTEND_SETS, FRONTEND_TYPE),
+    **dict.fromkeys((*FRONTEND_SETS, *CHOICE_SETS), FRONTEND_TYPE),
+    NatSet.HAIRPINS: "type {address} . {address}",
     NatSet.ADDRESSES: "type {address}",
 }
 """Of keys, and of a map's values; `{address}` stands for the type of the family's addresses, `{ip}`

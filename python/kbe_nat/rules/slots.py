@@ -14,12 +14,15 @@ with a backend in each.
 - Of equal remainders the smallest share goes first, so that shares follow from the weights alone.
   Of equal shares those go first whose backend had such a slot before, and then those from a place
   on that is a hash of the frontend: frontends with more backends than slots use different ones.
+- Frontends for which the kernel always chooses have exact classes, whose slots are the sum of the
+  weights: none is rounded.
 - A backend keeps its slots, up to its share: only slots move whose backend has too many.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
+from math import gcd
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -50,6 +53,12 @@ class SlotClasses:
             for number, (size, by_source) in enumerate(kinds)
         )
         self._slots = slots
+        self.exact = tuple(
+            SlotClass(size, is_by_source=False, first=(EXACT + size) * STRIDE)
+            for size in range(2, MOST_EXACT + 1)
+            if is_able
+        )
+        """Those of frontends for which the kernel always chooses, one for each number of slots."""
 
     def of(self, wanted: int | None, *, is_by_source: bool) -> SlotClass | None:
         """The smallest class with as many slots as are wanted, or the largest; with None that of
@@ -60,6 +69,12 @@ class SlotClasses:
             return None
         kinds = [each for each in self.all if each.is_by_source == is_by_source]
         return next((each for each in kinds if each.size >= least), kinds[-1] if kinds else None)
+
+
+def exact_size(weights: Iterable[int]) -> int:
+    """The fewest slots with which shares by these weights are exact."""
+    weights = list(weights)
+    return sum(weights) // gcd(*weights)
 
 
 def share_out(
@@ -106,6 +121,10 @@ def share_out(
 
 FACTORS: Final = (1, 4, 16)
 """A Service that asks for more slots has so many times as many as others."""
+EXACT: Final = 1 << 8
+"""Exact classes have their numbers behind the others'."""
+MOST_EXACT: Final = 32
+"""Slots of the largest exact class. Each that is used takes a rule, which larger ones pass by."""
 STRIDE: Final = 1 << 16
 """Between the first slots of two classes."""
 MAX_SLOTS: Final = 256

@@ -1,5 +1,5 @@
 """Which backends the kernel uses for each frontend while no daemon is listening, and which
-frontends it rejects then.
+frontends it rejects then; and the frontends for which it always chooses.
 
 Theory of operation. `StandbyTable` has one `StandbyDecision` for each frontend of this node, by
 family:
@@ -9,6 +9,9 @@ family:
   the client's address where a client is to stay at its backend. A backend that comes or goes moves
   as few slots as it can.
 - A frontend with one such backend has that one, without slots.
+- The kernel always chooses (`is_chosen`) where a Service or the operator wants it and the choice is
+  a mere draw that asks nothing about the client: `_chosen_class` has the conditions. Such a
+  frontend has slots by which its shares are exact, and no verdict is waited for.
 - Where no backend may serve every client (there is none, or source ranges restrict the frontend)
   the kernel rejects. It does not know source ranges; it must not let a client in that the engine
   would not.
@@ -25,10 +28,12 @@ meanwhile costs the kernel nothing.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
+from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from kbe_nat.family import Family
-from kbe_nat.model import Strategy
+from kbe_nat.model import Choice, Strategy
 from kbe_nat.policy.delta import NodeFrontend, PlanDelta, PortFacts, port_facts
 from kbe_nat.policy.plan import (
     CLUSTER_IP,
@@ -39,7 +44,14 @@ from kbe_nat.policy.plan import (
     Plan,
     PlannedPort,
 )
-from kbe_nat.rules.slots import DEFAULT_SLOTS, SlotClasses, share_out
+from kbe_nat.rules.slots import (
+    DEFAULT_SLOTS,
+    MOST_EXACT,
+    SlotClass,
+    SlotClasses,
+    exact_size,
+    share_out,
+)
 
 
 class OnDeath(StrEnum):
@@ -60,6 +72,10 @@ class StandbyDecision(NamedTuple):
     """Clients keep their source. Others are masqueraded, so that answers come back to this node
     wherever the backend is.
     """
+    is_chosen: bool = False
+    """The kernel always chooses, and the queue is passed by."""
+    is_cluster_ip: bool = False
+    """With `is_chosen`: clients that are pods keep their source."""
 
 
 Standby: TypeAlias = Mapping[FrontendKey, StandbyDecision]
@@ -77,10 +93,22 @@ class StandbyChange:
 class StandbyTable:
     """A `PlanConsumer`: the standby of all frontends."""
 
-    def __init__(self, on_death: OnDeath, classes: SlotClasses | None = None) -> None:
-        """`classes` are those of frontends by their slots; None: the defaults."""
+    def __init__(
+        self,
+        on_death: OnDeath,
+        classes: SlotClasses | None = None,
+        choice: Choice = Choice.ENGINE,
+    ) -> None:
+        """`classes` are those of frontends by their slots, None: the defaults; `choice` is that of
+        Services that do not say theirs.
+        """
         self.classes = classes or SlotClasses(DEFAULT_SLOTS)
+        self._choice = choice
         self._on_death = on_death
+        self.chosen_sizes: set[int] = set()
+        """The numbers of slots of all frontends for which the kernel has ever chosen. What has a
+        rule keeps it: each change of rules fills new tables.
+        """
         self._decisions: dict[Family, dict[FrontendKey, StandbyDecision]] = {
             family: {} for family in Family
         }
@@ -90,6 +118,16 @@ class StandbyTable:
             family: {} for family in Family
         }
         """The decisions when changes were taken last, of the frontends touched since."""
+
+    def chosen_classes(self) -> tuple[SlotClass, ...]:
+        """The classes of frontends for which the kernel chooses, in the order of their rules."""
+        sizes = self.chosen_sizes | SMALL_SIZES
+        return tuple(each for each in self.classes.exact if each.size in sizes)
+
+    def chosen(self) -> int:
+        """For how many frontends the kernel always chooses. Cost: linear in all frontends."""
+        decisions = chain.from_iterable(each.values() for each in self._decisions.values())
+        return sum(decision.is_chosen for decision in decisions)
 
     def of_family(self, family: Family) -> Standby:
         """The decisions that hold now."""
@@ -153,18 +191,41 @@ class StandbyTable:
         eligible = {} if is_rejected else eligible_backends(port, frontend.frontend)
         if not eligible:
             return StandbyDecision()
-        stays = port.affinity_seconds is not None or port.strategy in BY_SOURCE
-        slot_class = self.classes.of(port.standby_slots, is_by_source=stays)
-        if slot_class and len(eligible) > 1:
-            size, first_slot = slot_class.size, slot_class.first
-        else:
-            size, first_slot = 1, None
+        is_chosen, slot_class = self._chosen_class(port, frontend, eligible)
+        if not is_chosen and len(eligible) > 1:
+            stays = port.affinity_seconds is not None or port.strategy in BY_SOURCE
+            slot_class = self.classes.of(port.standby_slots, is_by_source=stays)
+        size, first_slot = (slot_class.size, slot_class.first) if slot_class else (1, None)
+        if is_chosen:
+            self.chosen_sizes.add(size)
         before = former.backends if former else ()
         backends = share_out(eligible, size, frontend.key, before)
         # As kube-proxy: externalTrafficPolicy Local keeps the client's address, because the backend
         # is on this node and its answers pass here in any case.
-        is_external = frontend.frontend.kind != CLUSTER_IP
-        return StandbyDecision(backends, first_slot, is_external and port.is_external_local)
+        is_internal = frontend.frontend.kind == CLUSTER_IP
+        keeps_source = not is_internal and port.is_external_local
+        return StandbyDecision(
+            backends, first_slot, keeps_source, is_chosen, is_chosen and is_internal
+        )
+
+    def _chosen_class(
+        self, port: PlannedPort, frontend: NodeFrontend, eligible: Mapping[BackendAddress, int]
+    ) -> tuple[bool, SlotClass | None]:
+        """Whether the kernel always chooses for this frontend, and of which class it is then; None:
+        there is nothing to draw.
+        """
+        can_choose = (
+            is_chosen_by_kernel(port, self._choice)
+            and bool(self.classes.exact)
+            # Which list serves depends on whose the client is.
+            and (frontend.frontend.kind == CLUSTER_IP or not port.is_external_local)
+            # The engine guards those of the node's loopback.
+            and not ip_address(frontend.key[0]).is_loopback
+        )
+        size = exact_size(eligible.values()) if can_choose else 0
+        if not 1 <= size <= MOST_EXACT:
+            return False, None
+        return True, next((each for each in self.classes.exact if each.size == size), None)
 
     def _remove(self, facts: PortFacts, frontend: NodeFrontend) -> StandbyDecision:
         key, decisions = frontend.key, self._decisions[facts.port.family]
@@ -205,5 +266,19 @@ def eligible_backends(port: PlannedPort, frontend: Frontend) -> dict[BackendAddr
     }
 
 
+def is_chosen_by_kernel(port: PlannedPort, default: Choice) -> bool:
+    """Whether the kernel is to choose for a port, and knows all that the engine would ask."""
+    return (
+        (port.choice or default) is Choice.KERNEL
+        and port.strategy in DRAWS
+        and port.affinity_seconds is None
+        and not port.source_ranges
+    )
+
+
+DRAWS: Final = (Strategy.RANDOM, Strategy.CASCADE)
+"""Strategies by which each flow is drawn, whatever was drawn before."""
+SMALL_SIZES: Final = frozenset((2, 3, 4))
+"""Most Services have so few endpoints, sooner or later."""
 BY_SOURCE: Final = (Strategy.SOURCE_HASH, Strategy.MAGLEV)
 """Strategies whose Services have the kernel hash the client's address, as IPVS does for both."""

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import (
+    Choice,
     Endpoint,
     EndpointSlice,
     Node,
@@ -104,6 +105,7 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
         source_ranges_apply_to_all=_source_ranges_apply_to_all(value, notes),
         strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
         standby_slots=_standby_slots(metadata.annotations.get(SLOTS_ANNOTATION), notes),
+        choice=_choice(metadata.annotations.get(CHOICE_ANNOTATION), notes),
         labels=tuple(f"{key}={metadata.labels[key]}" for key in sorted(metadata.labels)),
     )
     return service, tuple(notes.lines)
@@ -316,6 +318,14 @@ def _strategy(text: str | None, notes: Notes) -> Strategy | None:
         return None
 
 
+def _choice(text: str | None, notes: Notes) -> Choice | None:
+    if text is None or text in list(Choice):
+        return None if text is None else Choice(text)
+    path = f"metadata.annotations[{CHOICE_ANNOTATION}]"
+    notes.add(path, f"{text[:40]!r} is none of {', '.join(Choice)}")
+    return None
+
+
 def _standby_slots(text: str | None, notes: Notes) -> int | None:
     if text is None or (count := _number(text)) in range(1, MOST_STANDBY_SLOTS + 1):
         return None if text is None else count
@@ -407,6 +417,7 @@ STRATEGY_ANNOTATION: Final = "kbe-nat.io/strategy"
 RANGES_ANNOTATION: Final = "kbe-nat.io/source-ranges"
 WEIGHT_ANNOTATION: Final = "kbe-nat.io/weight"
 SLOTS_ANNOTATION: Final = "kbe-nat.io/standby-slots"
+CHOICE_ANNOTATION: Final = "kbe-nat.io/choice"
 TOPOLOGY_ANNOTATIONS: Final = (
     "service.kubernetes.io/topology-aware-hints",
     "service.kubernetes.io/topology-mode",
@@ -418,6 +429,7 @@ READ_ANNOTATIONS: Final = frozenset(
         RANGES_ANNOTATION,
         WEIGHT_ANNOTATION,
         SLOTS_ANNOTATION,
+        CHOICE_ANNOTATION,
         *TOPOLOGY_ANNOTATIONS,
     )
 )

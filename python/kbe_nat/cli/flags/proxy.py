@@ -149,6 +149,13 @@ PROXY_FLAGS: Final[Flags] = {
             " while no daemon runs (first-packet); 1: they have one endpoint. Services ask for more"
             " by the annotation kbe-nat.io/standby-slots. Default: 8.",
         ),
+        "choice": Flag(
+            "--choice",
+            help="What chooses the endpoint of a new connection where the strategy is random or"
+            " cascade, without affinity and source ranges (first-packet): with kernel such"
+            " connections wait for nobody. A Service says it by the annotation kbe-nat.io/choice."
+            " Default: engine.",
+        ),
         "takes_over": Flag(
             "--take-over",
             help="Take kube-proxy's place while its rules stand: its connections go on, new ones"

@@ -1,0 +1,261 @@
+"""Services whose endpoints the kernel always chooses: what clients and operators see is the same as
+where the engine chooses, and nobody waits for a daemon.
+"""
+
+import math
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import traffic
+from harness.clients import FAMILIES, NAMES, Clients, named
+from harness.daemons import Daemon
+from harness.programs import PEER_TELLER
+from harness.stage import add_ipv6, served
+from harness.waiting import eventually
+from kbe_nat.family import Family
+from kbe_nat.playground.cluster import Cluster
+from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.rules.rule import DatapathKind
+
+DRAWS = 300
+NODE = {Family.IPV4: "10.0.2.15", Family.IPV6: "fd00:2::15"}
+PODS = "172.17.0.0/16,fd00:17::/64"
+NUMBERS = {"even": 11, "heavy": 12, "own": 13, "turn": 14, "stays": 15, "peer": 16}
+"""The last part of the cluster IP of each Service."""
+SPECS = {"stays": "sessionAffinity: ClientIP", "peer": "type: NodePort"}
+ANNOTATIONS = {"own": "kbe-nat.io/choice: engine", "turn": "kbe-nat.io/strategy: rr"}
+CHOSEN = ("even", "heavy", "peer")
+TARGETS = {"peer": 5009}
+
+
+def address(family: Family, name: str) -> str:
+    number = NUMBERS[name]
+    return f"fd00:30::{number:x}" if family == Family.IPV6 else f"172.30.0.{number}"
+
+
+def objects(family: Family, name: str, pods: str = "ab") -> str:
+    """A Service with a slice for each of these pods."""
+    target, is_node_port = TARGETS.get(name, 9953), name == "peer"
+    ports = [f"{{name: {kind.lower()}, port: %d, protocol: {kind}%s}}" for kind in ("TCP", "UDP")]
+    more = f", targetPort: {target}" + (f", nodePort: 3010{family}" if is_node_port else "")
+    listed = ", ".join(port % (80, more) for port in ports)
+    spec = SPECS.get(name, "type: ClusterIP")
+    text = f"""apiVersion: v1
+kind: Service
+metadata: {{name: {name}{family}, annotations: {{{ANNOTATIONS.get(name, "")}}}}}
+spec: {{clusterIP: "{address(family, name)}", ports: [{listed}], {spec}}}
+---
+"""
+    for pod in pods:
+        weight = 3 if (name, pod) == ("heavy", "a") else 1
+        text += f"""apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}{family}-{pod}
+  labels: {{kubernetes.io/service-name: {name}{family}}}
+  annotations: {{kbe-nat.io/weight: "{weight}"}}
+addressType: IPv{family}
+ports: [{", ".join(port % (target, "") for port in ports)}]
+endpoints: [{{addresses: ["{NAMES[pod][family]}"]}}]
+---
+"""
+    return text
+
+
+def everything(without: str = "") -> str:
+    """All Services; those of `without` lack the endpoint in pod a."""
+    return "".join(
+        objects(family, name, "b" if name == without else "ab")
+        for family in Family
+        for name in NUMBERS
+    )
+
+
+@pytest.fixture
+def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    add_ipv6(cluster)
+    (tmp_path / "objects").mkdir()
+    named(cluster)
+    for pod, name in zip(cluster.pods, NAMES, strict=True):
+        served(pod, PEER_TELLER, NAMES[name][4], NAMES[name][6])
+    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+        made.write("objects.yaml", everything())
+        yield made
+
+
+def start(daemon: Daemon, choice: str = "kernel") -> None:
+    daemon.start("--choice", choice, "--cluster-cidr", PODS)
+    eventually(lambda: len(daemon.get("services")) >= len(NUMBERS))
+
+
+def names(
+    cluster: Cluster, family: Family, name: str, kind: socket.SocketKind, count: int = DRAWS
+) -> Counter[str]:
+    with Clients(cluster, family, count, kind, (address(family, name), 80)) as clients:
+        return Counter(clients.asked())
+
+
+def is_within(count: int, share: float) -> bool:
+    return abs(count - DRAWS * share) <= 5 * math.sqrt(DRAWS * share * (1 - share))
+
+
+def chosen(daemon: Daemon) -> int:
+    number: int = daemon.get("stats")["kernel"]["frontends-chosen-by-kernel"]
+    return number
+
+
+def queued(daemon: Daemon) -> int:
+    """Packets that ever came to the queue."""
+    rows = daemon.cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines()
+    return int(next(row.split()[7] for row in rows if row.split()[0] == "100"))
+
+
+@FAMILIES
+def test_nobody_waits_for_a_daemon_that_hangs(daemon: Daemon, family: Family) -> None:
+    start(daemon)
+    # Of each family two protocols of three Services; one of these has a node port, and on an
+    # address of the loopback too, where the engine chooses.
+    assert chosen(daemon) >= 2 * 2 * len(CHOSEN)
+    before = queued(daemon)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        for name, share in (("even", 1 / 2), ("heavy", 3 / 4)):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                counts = names(daemon.cluster, family, name, kind)
+                assert counts.total() == DRAWS and is_within(counts["a"], share), (name, counts)
+        assert queued(daemon) == before
+        for name in ("own", "turn", "stays"):
+            with pytest.raises(TimeoutError):
+                inside(
+                    daemon.cluster.client.path,
+                    lambda: socket.create_connection((address(family, name), 80), 0.5),  # noqa: B023
+                )
+        assert queued(daemon) > before
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    daemon.end(signal.SIGKILL)
+    assert is_within(names(daemon.cluster, family, "heavy", socket.SOCK_STREAM)["a"], 3 / 4)
+
+
+TELL = """import socket, sys
+address, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    for _ in range(count):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, kind) as own:
+            own.settimeout(5)
+            own.connect((address, port))
+            own.send(b"who am I?")
+            print(own.recv(100).decode(), own.getsockname()[0])
+"""
+
+
+def told(where: Namespace, to: str, port: int, count: int = 24) -> set[str]:
+    """The addresses under which pods see these connections and datagrams; "own" is the client's."""
+    lines = where.call(sys.executable, "-c", TELL, to, str(port), str(count)).splitlines()
+    return {"own" if seen == own else seen for seen, own in map(str.split, lines)}
+
+
+@FAMILIES
+def test_clients_are_masqueraded_as_by_the_engine(daemon: Daemon, family: Family) -> None:
+    cluster, seen = daemon.cluster, {}
+    places = {"client": cluster.client, "pod": cluster.pods[0], "node": cluster.node}
+    for choice in ("engine", "kernel"):
+        start(daemon, choice)
+        assert bool(chosen(daemon)) == (choice == "kernel")
+        seen[choice] = {
+            (name, to): told(where, to, port)
+            for name, where in places.items()
+            for to, port in (
+                (address(family, "peer"), 80),
+                (NODE[family], int(f"3010{family}")),
+            )
+        }
+        daemon.end()
+    assert seen["kernel"] == seen["engine"]
+    # A pod sees another one's address, and the node's where it reached itself.
+    assert len(seen["kernel"]["pod", address(family, "peer")]) == 2
+    assert "own" not in seen["kernel"]["client", address(family, "peer")]
+
+
+@FAMILIES
+def test_the_engine_hears_of_the_flows(daemon: Daemon, family: Family) -> None:
+    """Lists, loads, counters, drains, and datagrams whose endpoint is gone."""
+    start(daemon)
+    to = (address(family, "even"), 80)
+    with (
+        Clients(daemon.cluster, family, 20, socket.SOCK_STREAM, to) as connections,
+        Clients(daemon.cluster, family, 20, socket.SOCK_DGRAM, to) as datagrams,
+    ):
+        answers = {
+            kind: clients.asked() for kind, clients in (("tcp", connections), ("udp", datagrams))
+        }
+
+        def flows() -> dict[str, Counter[str]]:
+            rows: list[dict[str, Any]] = daemon.get("flows")
+            rows = [row for row in rows if row["destination"][0] == to[0]]
+            pods = {NAMES[name][family]: name for name in NAMES}
+            return {
+                kind: Counter(
+                    pods[row["reply_source"][0]] for row in rows if row["protocol"] == kind
+                )
+                for kind in answers
+            }
+
+        eventually(lambda: flows() == {kind: Counter(each) for kind, each in answers.items()})
+        daemon.ask("drain", NAMES["a"][family], "--no-wait")
+        assert names(daemon.cluster, family, "even", socket.SOCK_STREAM, 40) == {"b": 40}
+        assert connections.asked() == answers["tcp"], "those that were there go on"
+        daemon.ask("drain", NAMES["a"][family], "--undo")
+        assert names(daemon.cluster, family, "even", socket.SOCK_STREAM, 40).keys() == {"a", "b"}
+        daemon.write("objects.yaml", everything(without="even"))
+        eventually(lambda: datagrams.asked() == ["b"] * 20)
+        assert connections.asked() == answers["tcp"]
+        assert names(daemon.cluster, family, "even", socket.SOCK_DGRAM, 40) == {"b": 40}
+
+
+def test_packets_in_the_middle_of_a_connection_go_to_the_engine(daemon: Daemon) -> None:
+    """It may know where the connection went, and else chooses as every node does."""
+    start(daemon)
+    before, to = queued(daemon), address(Family.IPV4, "even")
+
+    def send(*flags: int) -> None:
+        def raw() -> socket.socket:
+            return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+        with inside(daemon.cluster.client.path, raw) as own:
+            for number, each in enumerate(flags):
+                body = traffic.tcp(3000 + number, 80, each, 1, 1)
+                own.sendto(traffic.ip("10.0.2.100", to, traffic.TCP, body), (to, 0))
+
+    send(*[traffic.SYN] * 5)
+    eventually(lambda: len(daemon.get("flows")) >= 5)
+    assert queued(daemon) == before
+    send(*[traffic.SYN] * 5, *[traffic.ACK] * 5)
+    eventually(lambda: queued(daemon) == before + 5)
+
+
+def test_a_service_says_who_chooses(daemon: Daemon) -> None:
+    text = everything()
+    daemon.write("objects.yaml", text)
+    start(daemon, "engine")
+    assert chosen(daemon) == 0
+    tables = daemon.cluster.node.call("nft", "--stateless", "list", "ruleset")
+    assert "choice" not in tables, "nobody pays for rules that nothing needs"
+    daemon.write("objects.yaml", text.replace("choice: engine", "choice: kernel"))
+    eventually(lambda: chosen(daemon) == 2 * 2)
+    before = queued(daemon)
+    assert names(daemon.cluster, Family.IPV4, "own", socket.SOCK_STREAM, 40).keys() == {"a", "b"}
+    assert queued(daemon) == before
+    daemon.ask("strategy", "set", "default/own4", "lc")
+    assert chosen(daemon) == 2
+    names(daemon.cluster, Family.IPV4, "own", socket.SOCK_STREAM, 5)
+    assert queued(daemon) == before + 5
