@@ -109,6 +109,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "ConntrackSync": lambda: _native.ConntrackSync(engine(), socket_buffer=65536),
     "Decision": lambda: engine().decisions()[0],
     "Engine": engine,
+    "FlowCache": lambda: _native.FlowCache(),
     "LabCell": cell,
     "NftRule": lambda: _native.NftRule,
     "NftTables": _native.NftTables,
@@ -172,6 +173,8 @@ def right(parameter: Parameter) -> Any:
         value = BY_NAME[name]
     elif annotation.endswith("| None"):
         value = None
+    elif annotation == "tuple[_Address, int]":
+        value = ("10.0.0.1", 80)
     elif annotation.startswith("tuple"):
         value = (1,) * annotation.count("int")
     elif annotation.startswith(("Sequence", "list")):
@@ -303,6 +306,9 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
     "Sequence[tuple[str, _Address, int]]": lambda address: [("tcp", address, 80)],
     "Iterable[tuple[tuple[_Address, int], int]]": lambda address: [((address, 80), 1)],
     "tuple[_Address, int]": lambda address: (address, 80),
+    "Iterable[tuple[str, tuple[_Address, int], tuple[_Address, int]]]": lambda address: [
+        ("tcp", (address, 80), (address, 81))
+    ],
 }
 SENDING = ("HeldConnections", "traffic_")
 """Clients of traffic, which would send some."""

@@ -122,6 +122,12 @@ def test_payloads_and_marks_are_set(host: Host) -> None:
         fields = packets.Packet.parse(packet.get_payload())
         packet.set_payload(bytes(replace(fields, payload=b"other")))
         assert packet.get_payload()[-5:] == b"other"
+        for wrong in (-1, 1 << 32):
+            with pytest.raises(OverflowError):
+                packet.set_mark(wrong)
+        for other in (5, "text"):
+            with pytest.raises(TypeError):
+                packet.set_payload(other)
         packet.set_mark(9)
         assert (packet.mark, packet.get_mark()) == (0, 9)
         packet.repeat()

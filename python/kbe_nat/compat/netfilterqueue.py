@@ -98,12 +98,19 @@ class Packet:
         return self.mark if self._mark is None else self._mark
 
     def set_mark(self, mark: int) -> None:
-        """Let the packet go on with another mark, of 32 bits."""
+        """Let the packet go on with another mark. Raises OverflowError for one that has not 32
+        bits, as the package does.
+        """
+        if not 0 <= mark < 1 << 32:
+            raise OverflowError(f"a mark has 32 bits, and {mark} has not")
         self._mark = mark
 
     def set_payload(self, payload: bytes) -> None:
-        """Let other bytes go on, in the place of the whole packet."""
-        self._payload = bytes(payload)
+        """Let other bytes go on, in the place of the whole packet. Raises TypeError for what is no
+        buffer of bytes.
+        """
+        # `bytes(5)` would be five zeros.
+        self._payload = bytes(memoryview(payload))
 
     def retain(self) -> None:
         """Keep the payload for a time behind the callback."""
