@@ -52,6 +52,7 @@ def option(option: click.Option) -> dict[str, Any]:
         "help": sentence(option.help or ""),
         "takes_value": takes_value,
         **(values(option.type) if takes_value else {}),
+        **({"words": list(words)} if (words := getattr(option, "words", ())) else {}),
         **({"is_file": True} if getattr(option, "placeholder", "") in ("FILE", "DIR") else {}),
     }
 

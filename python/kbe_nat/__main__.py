@@ -1,6 +1,7 @@
 """The command `kbe-nat`, also `python -m kbe_nat`. Every mistake of its user ends in one line on
 standard error, never in a traceback. Ctrl-C ends it with 130 and no words: at once until a verb
-runs and after its end, by KeyboardInterrupt in between.
+runs and after its end, by KeyboardInterrupt in between. A reader that closes the pipe ends it with
+141 and no words, as SIGPIPE ends others.
 """
 
 import os
@@ -52,7 +53,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader has seen enough. Python's flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return interrupt.BROKEN_PIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}")
@@ -84,6 +85,10 @@ def _verb(arguments: Sequence[str]) -> int:
         return _complain(f"{module} is not installed: {remedy(extra)}")
     except (KeyboardInterrupt, click.Abort):
         return interrupt.INTERRUPTED
+    except SystemExit:
+        # click ends so with 1, which verbs that compare have for a difference, where the reader of
+        # standard output is gone; it has seen to it that Python's flush at exit does not fail.
+        return interrupt.BROKEN_PIPE
 
 
 def _complain(message: str) -> int:

@@ -24,5 +24,7 @@ def _end(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
+BROKEN_PIPE = 141
+"""That of a command which SIGPIPE has ended: its reader has seen enough."""
 INTERRUPTED = 130
 """The exit code that a shell gives a command which SIGINT has ended."""

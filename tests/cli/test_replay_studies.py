@@ -106,6 +106,19 @@ def test_flows_are_rows(kbe: Ran, slow: Path, tmp_path: Path) -> None:
     assert frame["backend"].to_list() == [row["backend"] for row in rows]
 
 
+def test_a_table_may_go_to_standard_output(kbe: Ran, slow: Path, tmp_path: Path) -> None:
+    table = tmp_path / "flows.csv"
+    kbe("replay", "-f", SEED, "--seed", "1", slow, "--flows-csv", table)
+    code, out, err = kbe("replay", "-f", SEED, "--seed", "1", slow, "--flows-csv", "-")
+    assert (code, out.replace("\r\n", "\n")) == (0, table.read_text())
+    assert "Services" in err, "beside the table"
+
+
+@pytest.mark.parametrize("at", ["0.1", "100ms", "0.1s", ".1", "100000us"])
+def test_moments_are_durations_as_everywhere(kbe: Ran, slow: Path, nobody: Path, at: str) -> None:
+    assert kbe.json("replay", "-f", SEED, slow, "--at", at, "-f", nobody)["flows"] == 1
+
+
 def test_a_flow_that_ends_has_an_end(kbe: Ran, tmp_path: Path) -> None:
     source, table = tmp_path / "in.pcap", tmp_path / "flows.csv"
     late = START + 1_000_000 * SECOND
@@ -120,6 +133,11 @@ def test_a_flow_that_ends_has_an_end(kbe: Ran, tmp_path: Path) -> None:
     [
         (("--annotate",), "--annotate: name the file"),
         (("--annotate", "-w", "-"), "--annotate: name the file"),
+        (("-w", "-", "--flows-csv", "-"), "--flows-csv: --write is written to standard output"),
+        (
+            ("--flows-csv", "-", "--flows-parquet", "/dev/stdout"),
+            "--flows-parquet: --flows-csv is written to standard output",
+        ),
         (("--at", "5s"), "--at: 5s: say which objects count then"),
         (("--at", "soon", "-f", SEED), "--at: 'soon' is no duration"),
         (("--at", "-5s", "-f", SEED), "--at: '-5s' is before the first packet"),

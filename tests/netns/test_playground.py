@@ -95,14 +95,9 @@ def test_the_page_by_hand(playground: Playground) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("delete", "rc", "none"), "ReplicationController none: there is no such object"),
         (("delete", "dog", "none"), "'dog' is no kind of object"),
-        (("scale", "--replicas=2", "rcsise"), "is not kind/name"),
-        (("scale", "--replicas=2", "rc/none"), "there is no such object"),
-        (("curl", "--from", "moon", "172.17.0.3"), "moon: there is no such pod"),
-        (("describe", "svc", "none"), "Service none: there is no such object"),
+        (("scale", "--replicas=2", "rcsise"), "'rcsise' is not KIND NAME or KIND/NAME"),
         (("describe", "node", "none"), "cannot be described"),
-        (("rules", "none"), "Service none: there is no such object"),
         (("apply", "-f", "/nowhere.yaml"), "/nowhere.yaml: No such file"),
     ],
 )
@@ -110,6 +105,28 @@ def test_what_is_wrong_is_told_in_a_line(
     playground: Playground, arguments: tuple[str, ...], complaint: str
 ) -> None:
     assert complaint in playground.fails(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "thing"),
+    [
+        (("delete", "rc", "none"), 'replicationcontrollers "none"'),
+        (("delete", "svc/none"), 'services "none"'),
+        (("scale", "--replicas=2", "rc", "none"), 'replicationcontrollers "none"'),
+        (("scale", "--replicas=2", "rc/none"), 'replicationcontrollers "none"'),
+        (("curl", "--from", "moon", "172.17.0.3"), 'pods "moon"'),
+        (("describe", "svc", "none"), 'services "none"'),
+        (("describe", "po/none"), 'pods "none"'),
+        (("rules", "svc/none"), 'services "none"'),
+        (("get", "po", "none"), 'pods "none"'),
+    ],
+)
+def test_a_name_of_nothing_is_not_found(
+    playground: Playground, arguments: tuple[str, ...], thing: str
+) -> None:
+    done = playground.run(*arguments)
+    line = f"Error from server (NotFound): {thing} not found\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 
 def test_wrong_objects_change_nothing(playground: Playground, tmp_path: Path) -> None:

@@ -80,7 +80,12 @@ TASK_FLAGS: Final[Flags] = {
     "flush": Flag("--flush", "-F", help="End all connections."),
     "statistics": Flag("--stats", "-S", help="Show the counters of the table."),
     "mask": TextFlag(
-        Flag("--event-mask", "-e", help="NEW, UPDATES or DESTROY, with commas between."),
+        Flag(
+            "--event-mask",
+            "-e",
+            help="NEW, UPDATES or DESTROY, with commas between.",
+            words=("NEW", "UPDATES", "DESTROY"),
+        ),
         parse_mask,
     ),
     "output": TextFlag(
@@ -89,6 +94,7 @@ TASK_FLAGS: Final[Flags] = {
             "-o",
             metavar="FORM",
             help="json, or extended, timestamp, id with commas between.",
+            words=FORMS,
         ),
         parse_form,
     ),

@@ -198,8 +198,12 @@ FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
 PORT: Final = 65535
 MARK: Final = 0xFFFF_FFFF
 FILTER_FLAGS: Final[Flags] = {
-    "family": TextFlag(Flag("--family", "-f", help="ipv4 or ipv6."), parse_family),
-    "protocol": TextFlag(Flag("--proto", "-p", help="Its name or number."), parse_protocol),
+    "family": TextFlag(
+        Flag("--family", "-f", help="ipv4 or ipv6.", words=tuple(FAMILIES)), parse_family
+    ),
+    "protocol": TextFlag(
+        Flag("--proto", "-p", help="Its name or number.", words=tuple(NUMBERS)), parse_protocol
+    ),
     "source": TextFlag(
         Flag("--src", "--orig-src", "-s", metavar="CIDR", help="Client's address."), parse_range
     ),
@@ -225,9 +229,16 @@ FILTER_FLAGS: Final[Flags] = {
     "reply_destination_port": Flag(
         "--reply-port-dst", min=0, max=PORT, metavar="PORT", help="That it answers to."
     ),
-    "state": TextFlag(Flag("--state", help="State, such as ESTABLISHED."), parse_state),
+    "state": TextFlag(
+        Flag("--state", help="State, such as ESTABLISHED.", words=STATES), parse_state
+    ),
     "status": TextFlag(
-        Flag("--status", "-u", help=f"Words of {', '.join(STATUS)}, with commas between."),
+        Flag(
+            "--status",
+            "-u",
+            help=f"Words of {', '.join(STATUS)}, with commas between.",
+            words=STATUS,
+        ),
         parse_status,
     ),
     "masqueraded": Flag("--src-nat", "-n", help="Those whose source is masqueraded."),

@@ -1,14 +1,15 @@
 """`replay --flows-csv` and `--flows-parquet`: one row for each connection of a capture."""
 
 import csv
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from kbe_nat import packets as wire
 from kbe_nat._native import Engine, Flow
-from kbe_nat.drivers.capture import CaptureQueue
+from kbe_nat.drivers.capture import CaptureQueue, is_standard_output
 from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
 from kbe_nat.errors import FileError
 from kbe_nat.extras import require
@@ -116,13 +117,20 @@ class FlowLog:
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """Rows with the names of columns before them. Raises `FileError`."""
+    if is_standard_output(path):
+        _write_csv(rows, sys.stdout)
+        return
     try:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(_csv_rows(rows))
+            _write_csv(rows, file)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from None
+
+
+def _write_csv(rows: list[dict[str, Any]], file: TextIO) -> None:
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    writer.writerows(_csv_rows(rows))
 
 
 def _csv_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -140,8 +148,9 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
 
     kinds = {str: polars.String, int: polars.Int64, float: polars.Float64, bool: polars.Boolean}
     schema = {name: kinds[kind] for name, kind in COLUMNS.items()}
+    target = sys.stdout.buffer if is_standard_output(path) else path
     try:
-        polars.DataFrame(rows, schema).write_parquet(path)
+        polars.DataFrame(rows, schema).write_parquet(target)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from None
 

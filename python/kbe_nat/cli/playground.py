@@ -17,7 +17,7 @@ from kbe_nat.cli.flags.listing import (
     SelectionSettings,
 )
 from kbe_nat.cli.flags.options import parse
-from kbe_nat.cli.kinds import Resources, resources
+from kbe_nat.cli.kinds import Resources, ServiceName, resources
 from kbe_nat.cli.listing import place_of
 from kbe_nat.cli.playground_views import VIEWS
 from kbe_nat.cli.verb import VerbGroup
@@ -128,7 +128,7 @@ def get(
     listing: ListingSettings,
     selection: SelectionSettings,
     state: StateFolder = STATE,
-) -> None:
+) -> int:
     """List pods, Services, controllers or endpoints, as kubectl does.
 
     Examples:
@@ -136,16 +136,22 @@ def get(
       kbe-nat playground get svc simpleservice -o yaml
     """
     world = World(state)
+    missing: list[NotFoundError] = []
     for kind, names in resources(words, KINDS_LISTED, "playground get").items():
         view = VIEWS[kind]
         look = partial(rows_of, world, kind, selection, names)
-        view.show(look, listing, place_of(selection), names)
+        try:
+            view.show(look, listing, place_of(selection), names)
+        except NotFoundError as error:
+            missing.append(error)
+    for each in missing:
+        print(each, file=sys.stderr)
+    return 1 if missing else 0
 
 
 @playground.verb()
 def describe(
-    kind: Annotated[str, Argument(help="svc or pod.")],
-    name: Annotated[str, Argument(help="Its name.")],
+    words: Annotated[list[str], Argument("svc or pod, and its name.", "KIND NAME")],
     state: StateFolder = STATE,
 ) -> None:
     """Show one Service or pod, as kubectl does.
@@ -153,12 +159,12 @@ def describe(
     Examples:
       kbe-nat playground describe svc simpleservice
     """
-    print(description(World(state), kind, name), end="")
+    print(description(World(state), *kind_and_name(words)), end="")
 
 
 @playground.verb()
 def scale(
-    target: Annotated[str, Argument(help="As kind/name, such as rc/rcsise.")],
+    words: Annotated[list[str], Argument("rc, rs or deploy, and its name.", "KIND NAME")],
     replicas: Annotated[int, Flag(min=0, max=200, help="Pods that it is to have.")],
     state: StateFolder = STATE,
 ) -> None:
@@ -167,10 +173,7 @@ def scale(
     Examples:
       kbe-nat playground scale --replicas=2 rc/rcsise
     """
-    kind, slash, name = target.partition("/")
-    if not slash:
-        raise SettingError("target", f"{target!r} is not kind/name, such as rc/rcsise")
-    print(World(state).scale(kind, name, replicas))
+    print(World(state).scale(*kind_and_name(words), replicas))
 
 
 @playground.verb()
@@ -190,7 +193,9 @@ def curl(
 
 @playground.verb()
 def rules(
-    service: Annotated[str, Argument(help="The Service.")] = "simpleservice",
+    service: Annotated[
+        str, Argument(help="The Service, as NAME or svc/NAME.", type=ServiceName())
+    ] = "simpleservice",
     state: StateFolder = STATE,
 ) -> None:
     """Show the rules that kube-proxy would write for the same state, as on the page.
@@ -203,8 +208,7 @@ def rules(
 
 @playground.verb()
 def delete(
-    kind: Annotated[str, Argument(help="svc, rc, rs or deploy.")],
-    name: Annotated[str, Argument(help="Its name.")],
+    words: Annotated[list[str], Argument("svc, rc, rs or deploy, and its name.", "KIND NAME")],
     state: StateFolder = STATE,
 ) -> None:
     """Delete an object; a controller's pods end with it.
@@ -212,7 +216,16 @@ def delete(
     Examples:
       kbe-nat playground delete svc simpleservice
     """
-    print(World(state).delete(kind, name))
+    print(World(state).delete(*kind_and_name(words)))
+
+
+def kind_and_name(words: Sequence[str]) -> tuple[str, str]:
+    """Of KIND NAME, or KIND/NAME. Raises `SettingError`."""
+    parts = words[0].split("/") if len(words) == 1 else list(words)
+    if len(parts) != len(("KIND", "NAME")) or not all(parts):
+        raise SettingError("NAME", f"{' '.join(words)!r} is not KIND NAME or KIND/NAME")
+    kind, name = parts
+    return kind.lower(), name
 
 
 def read(path: Path) -> str:
@@ -229,9 +242,9 @@ def ask(world: World, where: str, url: str) -> str:
 
 
 def kube_proxy_rules(world: World, service: str) -> list[str]:
-    """The lines of rules for a Service. Raises `PlaygroundError` when there is none."""
+    """The lines of rules for a Service. Raises `NotFoundError` when there is none."""
     if not any(item.value.metadata.name == service for item, _ in world.objects("Service")):
-        raise PlaygroundError(f"Service {service}: there is no such object")
+        raise NotFoundError("services", service)
     return legacy.rules(world.plan(), Family.IPV4, f"default/{service}")
 
 
@@ -244,7 +257,7 @@ def table_of(world: World, kind: str, selector: str = "") -> str:
 def rows_of(
     world: World, kind: str, selection: SelectionSettings, names: Sequence[str]
 ) -> Iterator[Row]:
-    """The rows of a kind. Raises `NotFoundError` for a name that none has."""
+    """The rows of a kind. Raises `NotFoundError` behind them for names that none has."""
     rows = _all_rows(world, kind, parse(parse_selector, selection.selector, "--selector"))
     if selection.namespace not in ("", "default"):
         rows = iter(())
@@ -252,11 +265,9 @@ def rows_of(
         yield from rows
         return
     present = list(rows)
-    for name in names:
-        matches = [row for row in present if row.name == name]
-        if not matches:
-            raise NotFoundError(kind, name)
-        yield from matches
+    yield from (row for name in names for row in present if row.name == name)
+    if missing := [name for name in names if all(row.name != name for row in present)]:
+        raise NotFoundError(kind, *missing)
 
 
 def _all_rows(world: World, kind: str, selector: Selector) -> Iterator[Row]:
@@ -272,10 +283,10 @@ def _all_rows(world: World, kind: str, selector: Selector) -> Iterator[Row]:
 
 def description(world: World, kind: str, name: str) -> str:
     """Everything about a Service or a pod, in kubectl's lines."""
-    if kind in ("pod", "pods"):
+    if kind in ("po", "pod", "pods"):
         match = next((pod for pod in world.pods() if pod.name == name), None)
         if match is None:
-            raise PlaygroundError(f"Pod {name}: there is no such object")
+            raise NotFoundError("pods", name)
         return _lines(
             {
                 "Name": match.name,
@@ -295,7 +306,7 @@ def description(world: World, kind: str, name: str) -> str:
     for service, _ in world.objects("Service"):
         if service.value.metadata.name == name:
             return _service_lines(world, service)
-    raise PlaygroundError(f"Service {name}: there is no such object")
+    raise NotFoundError("services", name)
 
 
 def _service_lines(world: World, service: ParsedObject) -> str:

@@ -32,7 +32,7 @@ from kbe_nat.cli.output import show, show_document
 from kbe_nat.cli.progress import progress_bar
 from kbe_nat.cli.summary import ReplayRow, doubts, summary, tables
 from kbe_nat.cli.verb import verb
-from kbe_nat.drivers.capture import CaptureQueue, check_target
+from kbe_nat.drivers.capture import CaptureQueue, check_target, is_standard_output
 from kbe_nat.drivers.queue import PacketQueue
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import SettingError
@@ -88,7 +88,10 @@ RESULT_FLAGS: Final[Flags] = {
         help="Write pcapng with Service, backend and cause in each packet's comment, from the IP"
         " header on; dropped packets are in it too.",
     ),
-    "flows_csv": Flag("--flows-csv", help="Write one row for each connection to this file."),
+    "flows_csv": Flag(
+        "--flows-csv",
+        help="Write one row for each connection to this file, or - for standard output.",
+    ),
     "flows_parquet": Flag("--flows-parquet", help="The same as Parquet, with polars."),
     "compare": TextFlag(
         Flag(
@@ -156,14 +159,14 @@ def replay(
     run = _Run(capture, results, objects, node, choice, changes)
     result, comparison, is_standard_output = run.result()
     warn(*doubts(result))
-    # Text in the middle of a capture would spoil it.
+    # Text in the middle of a capture or a table would spoil it.
     with redirect_stdout(sys.stderr) if is_standard_output else nullcontext():
         _print(result, comparison, output)
 
 
 def _check(results: ResultSettings, changes: list[Change]) -> None:
     """Raises `SettingError` for flags that contradict each other."""
-    if results.is_annotated and (results.target is None or str(results.target) == "-"):
+    if results.is_annotated and (results.target is None or is_standard_output(results.target)):
         reason = "name the file that is written, which cannot be standard output: -w out.pcapng"
         raise SettingError("--annotate", reason)
     targets = [
@@ -173,6 +176,15 @@ def _check(results: ResultSettings, changes: list[Change]) -> None:
     ]
     if len(set(targets)) < len(targets):
         raise SettingError("--write", "two results would be written to one file")
+    outputs = {
+        "--write": results.target,
+        "--flows-csv": results.flows_csv,
+        "--flows-parquet": results.flows_parquet,
+    }
+    streams = [flag for flag, path in outputs.items() if path and is_standard_output(path)]
+    if len(streams) > 1:
+        reason = f"{streams[0]} is written to standard output already"
+        raise SettingError(streams[1], reason)
     if results.compare and changes:
         raise SettingError("--compare", "it compares objects that do not change: leave out --at")
 
@@ -189,7 +201,7 @@ class _Run:
     changes: list[Change]
 
     def result(self) -> tuple[ReplayRow, Comparison | None, bool]:
-        """The counters, a comparison if there is one, and whether standard output is a capture."""
+        """The counters, a comparison if there is one, and whether standard output is taken."""
         choice, results = self.choice, self.results
         seed = secrets.randbits(64) if choice.seed is None else choice.seed
 
@@ -225,7 +237,9 @@ class _Run:
         if log is not None:
             self._write_flows(log)
         result = summary(str(self.capture), seed, engine.stats(), source.unread, source.cut)
-        return result, comparison, source.is_standard_output
+        tables = (results.flows_csv, results.flows_parquet)
+        is_table_shown = any(path is not None and is_standard_output(path) for path in tables)
+        return result, comparison, source.is_standard_output or is_table_shown
 
     def _source(self, stack: ExitStack) -> CaptureQueue:
         results = self.results

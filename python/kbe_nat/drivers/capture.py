@@ -66,7 +66,7 @@ class CaptureQueue:
             return
         self._target = Path(target)
         self._partial: Path | None = None
-        self.is_standard_output = str(target) == "-" or _is_standard_output(self._target)
+        self.is_standard_output = is_standard_output(self._target)
         if not self.is_standard_output:
             for read in _files((source, *inputs)):
                 if _is_same_file(read, self._target):
@@ -155,7 +155,10 @@ class CaptureQueue:
         self._writer.write_released(released)
 
 
-def _is_standard_output(path: Path) -> bool:
+def is_standard_output(path: Path) -> bool:
+    """Whether a target is standard output, by "-" or by any of its names."""
+    if str(path) == "-":
+        return True
     with suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(STANDARD_OUTPUT))
     return False

@@ -19,7 +19,7 @@ import msgspec
 
 from kbe_nat.client import ask
 from kbe_nat.daemon.rows import StatusRow
-from kbe_nat.errors import ControlError, ObjectError, PlaygroundError
+from kbe_nat.errors import ControlError, NotFoundError, ObjectError, PlaygroundError
 from kbe_nat.extras import require
 from kbe_nat.playground.cluster import BRIDGE, NODE_ADDRESS, POD_SERVER, wire_node, wire_pod
 from kbe_nat.playground.namespaces import FOLDER, Namespace
@@ -171,7 +171,7 @@ class World:
         return plan(read_manifests([self._objects]).snapshot)
 
     def network(self, name: str) -> Namespace:
-        """The namespace of the node, the client or a pod. Raises `PlaygroundError` for another
+        """The namespace of the node, the client or a pod. Raises `NotFoundError` for another
         name.
         """
         if name in ("node", "client"):
@@ -179,9 +179,7 @@ class World:
             return self.node if name == "node" else self.client
         pod = self._state().pods.get(name)
         if pod is None:
-            raise PlaygroundError(
-                f"{name}: there is no such pod; there are node, client and the pods"
-            )
+            raise NotFoundError("pods", name)
         return Namespace(pod.network)
 
     def status(self) -> StatusRow:
@@ -269,7 +267,7 @@ class World:
         path = self._objects / f"{full.lower()}.default.{name}.json"
         self._state()
         if not path.exists():
-            raise PlaygroundError(f"{full} {name}: there is no such object")
+            raise NotFoundError(f"{full.lower()}s", name)
         return path
 
     def _state(self) -> State:

@@ -122,6 +122,7 @@ PROXY_FLAGS: Final[Flags] = {
             Flag(
                 "--datapath",
                 metavar=f"<{'|'.join((AUTO, *DatapathKind))}>",
+                words=(AUTO, *map(str, DatapathKind)),
                 help="What translates: the engine every packet, or the kernel once the engine has"
                 " decided about the first; auto takes first-packet where the kernel can. Default:"
                 " auto.",
