@@ -31,6 +31,23 @@ fn a_carried_flow_ends_when_the_kernel_says_so() {
 }
 
 #[test]
+fn a_flow_is_offloaded_from_the_kernels_word_on() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = family.client(1, 1000);
+        let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
+        let flow = kernel_flow(Protocol::TCP, client, family, backend);
+        assert!(!scene.engine.has_offloaded(&flow), "only decided about");
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        assert!(scene.engine.has_offloaded(&flow));
+        let reply = (family.backend(77), client);
+        assert!(!scene.engine.has_offloaded(&KernelFlow { reply, ..flow }), "another backend's");
+        let other = KernelFlow { protocol: Protocol::UDP, ..flow };
+        assert!(!scene.engine.has_offloaded(&other), "another protocol's");
+    }
+}
+
+#[test]
 fn the_end_of_a_former_flow_is_not_that_of_the_one_which_was_decided_since() {
     for family in FAMILIES {
         let mut scene = Scene::plain(Config::default());

@@ -102,7 +102,8 @@ impl Address {
     }
 }
 
-fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
+/// An address of this family.
+pub(crate) fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => <[u8; 4]>::try_from(value).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
         libc::AF_INET6 => {

@@ -11,8 +11,10 @@ mod requests;
 #[cfg(test)]
 mod testing;
 mod uapi;
+mod updates;
 
 pub use answers::{Answer, Answers};
 pub use entry::{Ends, Entry};
 pub use events::{Change, Events, Topic, Waker};
 pub use requests::{Requests, Selection, Statistics};
+pub use updates::{TCP_ESTABLISHED, Updates};

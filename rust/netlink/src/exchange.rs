@@ -75,6 +75,23 @@ impl Exchange {
         Ok(outcome)
     }
 
+    /// Sends several requests by one system call, which the kernel answers one by one before the
+    /// call returns, and shows each message of the answers, headers included, with its kind.
+    pub(crate) fn ask_each(
+        &mut self,
+        datagram: &[u8],
+        mut on_message: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.send(datagram)?;
+        while self.take()? {
+            for (kind, message) in self.inbox.messages() {
+                on_message(kind, message);
+            }
+        }
+        self.is_read = true;
+        Ok(())
+    }
+
     /// The socket, once its part of the kernel is set up.
     pub(crate) fn into_socket(self) -> Socket {
         self.socket

@@ -1,6 +1,6 @@
 //! Netfilter by netlink: packets from a queue and verdicts back, the flows of connection tracking,
-//! and tables of nf_tables; and the node's addresses. Knows packets, verdicts, flows and bytes, not
-//! NAT.
+//! and tables of nf_tables; the node's addresses, and what may change the way of packets. Knows
+//! packets, verdicts, flows and bytes, not NAT.
 //!
 //! The kernel sends one netlink message per packet; up to [`BATCH`] are taken by one system call,
 //! and their verdicts, each with its own mark and payload, go back by one. All system calls are in
@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
+pub mod doubts;
 mod exchange;
 mod family;
 mod inbox;

@@ -124,6 +124,11 @@ impl Socket {
         }
     }
 
+    /// For [`wait`].
+    pub(crate) fn number(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
     /// Readable while there is something to receive.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -140,7 +145,8 @@ impl Socket {
     }
 }
 
-fn wait<const N: usize>(descriptors: [i32; N], timeout: Duration) -> io::Result<()> {
+/// Waits until there is something to read from one of these, or the time is over.
+pub(crate) fn wait<const N: usize>(descriptors: [i32; N], timeout: Duration) -> io::Result<()> {
     let mut poll = descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: as many structures as are said, which live until we return.

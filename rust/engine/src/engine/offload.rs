@@ -130,6 +130,16 @@ impl Engine {
         }
     }
 
+    /// Whether the kernel carries this flow for us: it is the one that the engine has under these
+    /// ends, to the same backend. Cost: a look-up.
+    #[must_use]
+    pub fn has_offloaded(&self, flow: &KernelFlow) -> bool {
+        match flow.original.0 {
+            SocketAddr::V4(_) => self.has_offloaded_of::<Ipv4Addr>(flow),
+            SocketAddr::V6(_) => self.has_offloaded_of::<Ipv6Addr>(flow),
+        }
+    }
+
     /// Ends the offloaded flows that a complete look at the kernel's flows did not
     /// find; returns their number.
     #[allow(clippy::needless_pass_by_value)]
@@ -236,6 +246,16 @@ impl Engine {
         let tick = shared.clock.at(now);
         shared.ledger.note_connect(cold.backend, tick, Stamp::at(now).since(syn));
         true
+    }
+
+    fn has_offloaded_of<A: EngineAddress>(&self, flow: &KernelFlow) -> bool {
+        let flows = &A::state_of(self).flows;
+        let tuple = ends::<A>(flow.original).map(|ends| Tuple { ends, protocol: flow.protocol });
+        let Some((id, Direction::Original)) = tuple.and_then(|tuple| flows.find(&tuple)) else {
+            return false;
+        };
+        let hot = flows.hot(id);
+        hot.has(Hot::<A>::OFFLOADED) && hot.ends(Direction::Reply).source() == flow.reply.0
     }
 
     fn end_missing_of<A: EngineAddress>(&mut self, seen: &HashSet<FlowId>) -> usize {

@@ -20,6 +20,14 @@ pub struct Ends {
     pub dst: SocketAddr,
 }
 
+impl Ends {
+    /// The other way.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src }
+    }
+}
+
 /// A flow as the kernel has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {

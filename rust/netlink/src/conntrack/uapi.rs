@@ -3,7 +3,7 @@
 pub(super) const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_CTNETLINK as u16;
 pub(super) const NEW_FLOW: u16 = SUBSYSTEM << 8 | IPCTNL_MSG_CT_NEW;
 pub(super) const DELETED_FLOW: u16 = SUBSYSTEM << 8 | IPCTNL_MSG_CT_DELETE as u16;
-const IPCTNL_MSG_CT_NEW: u16 = 0;
+pub(super) const IPCTNL_MSG_CT_NEW: u16 = 0;
 pub(super) const IPS_SEEN_REPLY: u32 = 1 << 1;
 pub(super) const IPS_ASSURED: u32 = 1 << 2;
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
@@ -32,6 +32,10 @@ pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
 pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
 /// The same number for TCP and SCTP.
 pub(super) const CTA_PROTOINFO_STATE: u16 = 1;
+pub(super) const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
+pub(super) const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
+/// Packets outside of the windows are not invalid.
+pub(super) const TCP_FLAG_BE_LIBERAL: u8 = 1 << 3;
 pub(super) const CTA_COUNTERS_PACKETS: u16 = 1;
 pub(super) const CTA_COUNTERS_BYTES: u16 = 2;
 pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;
