@@ -90,6 +90,14 @@ KEYS: Final = {
             " ([datapaths.md](datapaths.md#connections-that-wait-for-nobody))",
             "the choice of all",
         ),
+        Key(
+            snapshot.CACHE_ANNOTATION,
+            "annotation of a Service",
+            "`on`, `off`",
+            "`off`: with `--datapath cached`, all packets of the Service go the kernel's whole way"
+            " ([datapaths.md](datapaths.md#how-cached-works))",
+            "the Service is refused, since the key restricts; what was served before stays",
+        ),
     ),
     KUBERNETES: (
         Key(

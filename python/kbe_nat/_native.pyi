@@ -383,10 +383,12 @@ class AnswerWatch:
 class ConntrackSync:
     """Keeps an engine's flows in step with the kernel's connection tracking, in the network
     namespace of the thread that makes this object. Flows are identified by their ends, whatever
-    their connmark.
+    their connmark. They leave `cache` before they end, and what it has carried is counted.
     """
 
-    def __new__(cls, engine: Engine, *, socket_buffer: int) -> ConntrackSync: ...
+    def __new__(
+        cls, engine: Engine, cache: CacheSync | None = None, *, socket_buffer: int
+    ) -> ConntrackSync: ...
     def run(self) -> None:
         """Run until `stop` is called. Raises `ConntrackError`."""
 
@@ -860,6 +862,47 @@ class CachedFlow:
         """Whether it would send on a packet that comes now, as far as leases go."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class CacheSync:
+    """Decides which flows a cache carries, in the network namespace of the thread that makes this
+    object: established ones that the engine has, `max_flows` at most, none with an address in
+    `excluded_ranges`. While `run` runs, the cache stands on all Ethernet devices that are neither
+    ports of another one nor among `excluded_devices`. At most `socket_buffer` bytes of events wait.
+    Raises `ConntrackError`.
+    """
+    def __new__(
+        cls,
+        engine: Engine,
+        cache: FlowCache,
+        *,
+        max_flows: int,
+        excluded_ranges: Sequence[str] = (),
+        excluded_devices: Sequence[str] = (),
+        socket_buffer: int,
+    ) -> CacheSync: ...
+    def run(self) -> None:
+        """Run until `stop` is called; then the cache stands nowhere. Raises `ConntrackError`."""
+    def stop(self) -> None:
+        """End `run` soon."""
+    def exclude_frontends(self, frontends: Sequence[tuple[str, _Address, int]]) -> None:
+        """The frontends whose flows are not cached, in place of those before: protocol, address and
+        port of each. Raises `ConntrackError`.
+        """
+    def standing(
+        self, protocol: str, source: tuple[_Address, int], destination: tuple[_Address, int]
+    ) -> tuple[str, bool, bool]:
+        """Where the flow stands that a client has begun: "proposed", or why it is not; whether the
+        cache carries the client's packets, and the backend's. Raises `ConntrackError`.
+        """
+    @property
+    def unattached(self) -> list[tuple[str, str]]:
+        """Devices that the cache could not be put on, each with the kernel's reason."""
+    def counters(self) -> dict[str, int]:
+        """What was counted so far, by name. Raises `ConntrackError`."""
+    @property
+    def turns(self) -> int:
+        """How often it went round: more often from one moment to the next, unless it hangs."""
 
 @final
 class FlowCache:

@@ -15,7 +15,7 @@ import msgspec
 
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.settings import QueueSettings
-from kbe_nat.datapath.detect import choose, spread_refusal
+from kbe_nat.datapath.detect import cache_refusal, choose, spread_refusal
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
@@ -25,7 +25,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.kube_proxy import kube_proxy_processes, kube_proxy_rules
 from kbe_nat.rules.neighbours import Surroundings, mark_writers, neighbours, queue_users
-from kbe_nat.rules.rule import DatapathKind, Marks
+from kbe_nat.rules.rule import Marks
 
 
 class State(StrEnum):
@@ -56,7 +56,7 @@ def diagnose() -> Iterator[Check]:
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
     privilege = _privilege()
     yield privilege
-    for check in (_queue(), _rules(), _datapath(), _standbys(), _kube_proxy()):
+    for check in (_queue(), _rules(), _datapath(), _flow_cache(), _standbys(), _kube_proxy()):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
             yield msgspec.structs.replace(check, remedy="ask again with the privilege")
@@ -148,7 +148,7 @@ def _queue() -> Check:
 def _datapath() -> Check:
     try:
         kind, reason = choose(None, Commands())
-        if kind is DatapathKind.FIRST_PACKET:
+        if kind.offloads:
             return Check("datapath", State.OK, f"{kind}: {reason}")
         # Every-packet needs rules that an installer can write here.
         probe(InstallerName.AUTO, Commands())
@@ -172,6 +172,15 @@ def _standbys() -> Check:
         " the kernel's modules nft_numgen and nft_hash are needed, and nft 1.0.6"
     )
     return Check("standbys", State.NOTE, refusal, remedy)
+
+
+def _flow_cache() -> Check:
+    refusal = cache_refusal()
+    if refusal:
+        return Check(
+            "flow cache", State.NOTE, refusal, "--datapath cached is not to be had without"
+        )
+    return Check("flow cache", State.OK, "the kernel can have one (--datapath cached)")
 
 
 def _rules() -> Check:

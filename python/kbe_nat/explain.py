@@ -249,9 +249,14 @@ KERNEL: Final = {
     ): "it translates the connection by the backend's number in the packet's mark, "
     "and carries all later packets by itself",
     (
-        "accept",
-        DatapathKind.FIRST_PACKET,
-    ): "it lets the packet go on as it is, and does not choose by itself",
+        "translate",
+        DatapathKind.CACHED,
+    ): "it translates the connection by the backend's number in the packet's mark, "
+    "and carries all later packets by itself, most of them past its stack",
+    **dict.fromkeys(
+        (("accept", DatapathKind.FIRST_PACKET), ("accept", DatapathKind.CACHED)),
+        "it lets the packet go on as it is, and does not choose by itself",
+    ),
 }
 """The kernel's part where the datapaths differ."""
 KERNEL_EITHER: Final = {

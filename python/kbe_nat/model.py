@@ -97,6 +97,9 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     """The annotation `kbe-nat.io/standby-slots`."""
     choice: Choice | None = None
     """The annotation `kbe-nat.io/choice`."""
+    is_cached: bool = True
+    """Not with the annotation `kbe-nat.io/cache: "off"`: all its packets go the kernel's whole
+    way."""
     labels: tuple[str, ...] = ()
     """As key=value, in the order of the keys."""
 

@@ -6,13 +6,13 @@ import time
 from contextlib import AbstractContextManager
 
 from harness.programs import NAMED_POD
-from harness.stage import DATAPATHS, FAMILIES, served
+from harness.stage import ALL_DATAPATHS, FAMILIES, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 
 __all__ = [
-    "DATAPATHS",
+    "ALL_DATAPATHS",
     "FAMILIES",
     "NAMES",
     "PORT",

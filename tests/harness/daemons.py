@@ -44,6 +44,7 @@ status: {addresses: [{type: InternalIP, address: 10.0.2.15}]}
 COMMANDS = {
     DatapathKind.EVERY_PACKET: ("iptables-restore", "iptables-save", "ipset"),
     DatapathKind.FIRST_PACKET: ("nft",),
+    DatapathKind.CACHED: ("nft",),
 }
 
 

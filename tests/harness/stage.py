@@ -17,7 +17,8 @@ import pytest
 import kbe_nat
 from harness.programs import QUEUE_COUNTERS
 from harness.waiting import eventually
-from kbe_nat._native import NftTables
+from kbe_nat._native import FlowCache, NftTables
+from kbe_nat.datapath.cached import Cached, CacheSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
@@ -43,7 +44,10 @@ Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
 )
-DATAPATHS = pytest.mark.parametrize("datapath", list(DatapathKind), ids=str)
+WITHOUT_CACHE = [DatapathKind.EVERY_PACKET, DatapathKind.FIRST_PACKET]
+"""The datapaths in which the kernel or the engine meets every packet."""
+DATAPATHS = pytest.mark.parametrize("datapath", WITHOUT_CACHE, ids=str)
+ALL_DATAPATHS = pytest.mark.parametrize("datapath", list(DatapathKind), ids=str)
 ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
 
@@ -74,7 +78,7 @@ class Serving:
     """An engine, its datapath and its loops in a namespace."""
 
     engine: kbe_nat.Engine
-    datapath: EveryPacket | FirstPacket
+    datapath: EveryPacket | FirstPacket | Cached
     node: Namespace
     plan: Plan
     loops: list[LoopThread] = field(default_factory=list)
@@ -113,11 +117,13 @@ def serving(
 ) -> Iterator[Serving]:
     """Serves a plan on a node."""
     runner, queues = Commands(node.prefix), diversion.queues
-    datapath = (
-        EveryPacket(diversion, Iptables(runner))
-        if kind is DatapathKind.EVERY_PACKET
-        else FirstPacket(diversion, runner, inside(node.path, NftTables))
-    )
+    datapath: EveryPacket | FirstPacket | Cached
+    if kind is DatapathKind.EVERY_PACKET:
+        datapath = EveryPacket(diversion, Iptables(runner))
+    else:
+        datapath = FirstPacket(diversion, runner, inside(node.path, NftTables))
+        if kind is DatapathKind.CACHED:
+            datapath = Cached(datapath, FlowCache(max_flows=1 << 16), CacheSettings())
     made = Serving(engine, datapath, node, plan)
     with ExitStack() as stack:
         for number in range(queues[0], queues[1] + 1):

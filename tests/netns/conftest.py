@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from harness.daemons import SEED, Daemon
-from harness.stage import OTHER, POD
+from harness.stage import OTHER, POD, WITHOUT_CACHE
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
-from kbe_nat.rules.rule import DatapathKind
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,7 +49,7 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-@pytest.fixture(params=list(DatapathKind), ids=str)
+@pytest.fixture(params=WITHOUT_CACHE, ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     with Daemon(cluster, tmp_path, request.param) as made:

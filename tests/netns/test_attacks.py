@@ -28,7 +28,6 @@ from harness.daemons import (
 )
 from harness.programs import CONNECTION_FLOOD, FAILING_QUEUE, HANGING_QUEUE
 from harness.waiting import eventually
-from kbe_nat.rules.rule import DatapathKind
 
 HTTP_STATUS = ("curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}")
 
@@ -111,7 +110,7 @@ def test_f131_commands_that_hang_are_killed_and_tried_again(daemon: Daemon, tmp_
     daemon.start(environment=broken(tmp_path, names, f"test -e {tmp_path}/hang && sleep 600"))
     before = len(daemon.get("services"))
     (tmp_path / "hang").touch()
-    if daemon.datapath is DatapathKind.FIRST_PACKET:
+    if daemon.datapath.offloads:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
     daemon.write("nobody.yaml", NOBODY)
     eventually(lambda: re.search(r"ERROR .*: not done after \d+ s, and killed", daemon.log), 30)
@@ -138,13 +137,13 @@ def test_f131_whoever_is_to_end_ends_though_commands_hang(
     )
     daemon.start(environment=environment)
     (tmp_path / "hang").touch()
-    if daemon.datapath is DatapathKind.FIRST_PACKET:
+    if daemon.datapath.offloads:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
     daemon.write("nobody.yaml", NOBODY)
     eventually(lambda: (tmp_path / "hangs").exists(), 30)
     assert daemon.end(number) < 5
     assert not daemon.socket.exists()
-    if daemon.datapath is DatapathKind.FIRST_PACKET and number != signal.SIGUSR2:
+    if daemon.datapath.offloads and number != signal.SIGUSR2:
         assert "kbe-nat" not in kernel_rules(daemon.cluster)
 
 

@@ -106,7 +106,7 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
         connection.sendall(b"\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.")
     assert serves(daemon)
-    if daemon.datapath is DatapathKind.FIRST_PACKET:
+    if daemon.datapath.offloads:
         assert kernel_value(daemon, "tcp_timeout_established") == 10800
     assert "restart needed for: kbeNat.maxFlows" in daemon.log
     page = daemon.cluster.node.call("curl", "-sS", "http://127.0.0.1:10249/configz")

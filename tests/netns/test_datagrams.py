@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.clients import (
-    DATAPATHS,
+    ALL_DATAPATHS,
     FAMILIES,
     NAMES,
     PORT,
@@ -76,7 +76,7 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
     eventually(lambda: set(clients.asked(1)) == wanted, seconds)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
     made: Make, datapath: DatapathKind, family: Family
@@ -137,7 +137,7 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: Family) -> 
         assert clients.asked() == before
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f48_f62_f122_who_was_sending_before_is_served(
     made: Make, datapath: DatapathKind, family: Family
@@ -184,7 +184,7 @@ def test_f48_f62_f122_who_was_sending_before_is_served(
             becomes(to_new, {"a"})
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f48_a_syn_that_was_sent_before_is_served(
     made: Make, datapath: DatapathKind, family: Family
@@ -205,7 +205,7 @@ def test_f48_a_syn_that_was_sent_before_is_served(
         assert clients.asked() == ["a"]
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
     made: Make, datapath: DatapathKind, family: Family
@@ -230,7 +230,7 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
         assert set(kept.asked()) == {"a"}
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("then", [(GOING, "b"), HINTED], ids=["terminating", "hinted"])
 def test_f124_flows_stay_with_an_endpoint_while_it_serves(
@@ -283,7 +283,7 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(
         assert {flow["reply_source"][0] for flow in daemon.get("flows")} == {NAMES["b"][family]}
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f61_f62_nobody_serves_and_somebody_again(
     made: Make, datapath: DatapathKind, family: Family
@@ -298,7 +298,7 @@ def test_f61_f62_nobody_serves_and_somebody_again(
             becomes(clients, {answer}, 15)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_a_port_that_is_renamed_keeps_its_flows(
     made: Make, datapath: DatapathKind, family: Family
@@ -316,7 +316,7 @@ def test_a_port_that_is_renamed_keeps_its_flows(
         assert {flow["service"] for flow in daemon.get("flows")} == {f"default/dns{family}:renamed"}
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
@@ -330,6 +330,6 @@ def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(
         assert set(before) == {"a", "b"}
         eventually(lambda: len(daemon.get("flows")) == 40)
         daemon.cluster.node.call("conntrack", "-F")
-        if datapath is DatapathKind.FIRST_PACKET:
+        if datapath.offloads:
             eventually(lambda: daemon.get("stats")["kernel"]["flows-forgotten"] == 40)
         assert clients.asked() == before

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.clients import DATAPATHS, FAMILIES, VIPS, Clients, endpoints, named, service
+from harness.clients import FAMILIES, VIPS, Clients, endpoints, named, service
 from harness.daemons import COMMAND, Daemon
-from harness.stage import add_ipv6
+from harness.stage import DATAPATHS, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster

@@ -121,7 +121,7 @@ def test_f14_a_daemon_whose_changes_are_refused_is_stale_after_twice_the_sync_pe
     daemon.start("--config", str(config), environment={"PATH": path})
     eventually(lambda: health(daemon) == (200, 200, True, True))
     (tmp_path / "broken").touch()
-    if daemon.datapath is DatapathKind.FIRST_PACKET:
+    if daemon.datapath.offloads:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
     daemon.write("nobody.yaml", NOBODY)
     eventually(lambda: health(daemon) == (503, 503, True, False))

@@ -18,7 +18,7 @@ import pytest
 
 from harness.daemons import Daemon
 from harness.programs import CONFINED, SHORT_SERVER, UDP_ECHO
-from harness.stage import FAMILIES, PODS, VIPS, add_ipv6, served
+from harness.stage import FAMILIES, PODS, VIPS, WITHOUT_CACHE, add_ipv6, served
 from harness.waiting import eventually
 from harness.wheels import ROOT, repack, wheel
 from kbe_nat.family import Family
@@ -182,13 +182,13 @@ class Contained(Daemon):
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         # As the manifests give them: CAP_NET_RAW for iptables alone.
-        capabilities = "12" if self.datapath is DatapathKind.FIRST_PACKET else "12,13"
+        capabilities = "12" if self.datapath.offloads else "12,13"
         outside = confined(self.root, self.folder, self.user, capabilities)
         flags = ("--manifests", "/etc/kbe-nat", "--datapath", str(self.datapath))
         return (*self.cluster.node.prefix, *outside, "kbe-nat", "proxy", *flags, *arguments)
 
 
-@pytest.fixture(params=list(DatapathKind), ids=str)
+@pytest.fixture(params=WITHOUT_CACHE, ids=str)
 def datapath(request: pytest.FixtureRequest) -> DatapathKind:
     kind: DatapathKind = request.param
     return kind

@@ -15,7 +15,7 @@ import pytest
 import kbe_nat
 from harness.programs import SHA256_SINK, SHORT_CLIENT, SHORT_SERVER, UDP_ECHO
 from harness.stage import (
-    DATAPATHS,
+    ALL_DATAPATHS,
     DRIVERS,
     FAMILIES,
     VIPS,
@@ -60,7 +60,7 @@ def transfer(own: Stage, family: Family, size: int) -> None:
         server.terminate()
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_a_gigabyte_arrives_byte_for_byte(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -77,7 +77,7 @@ def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: Famil
         transfer(own, family, 64 << 20)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, datapath: DatapathKind) -> None:
     with stage(cluster, datapath) as own:
         for chain in ("INPUT", "OUTPUT"):
@@ -98,7 +98,7 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, datapath: Data
         transfer(own, Family.IPV4, 50 << 20)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
 def test_datagrams_of_any_size(
@@ -118,7 +118,7 @@ def test_datagrams_of_any_size(
             assert local.recv(1 << 16) == content, "from the node itself"
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, datapath: DatapathKind) -> None:
     """Pods on one bridge; IPv6 has no send_redirects."""
     for pod in cluster.pods:
@@ -136,7 +136,7 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, datapath: Dat
             assert ["Icmp6InRedirects", "0"] in map(str.split, lines)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f20_f81_f140_the_largest_datagrams(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -153,7 +153,7 @@ def test_f20_f81_f140_the_largest_datagrams(
             with own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as connection:
                 before = queue.truncated
                 connection.send(content)
-                if datapath is DatapathKind.FIRST_PACKET or size == whole:
+                if datapath.offloads or size == whole:
                     assert connection.recv(1 << 16) == content
                 eventually(lambda: queue.truncated == before + (size > whole))  # noqa: B023
                 connection.send(b"small")
@@ -161,7 +161,7 @@ def test_f20_f81_f140_the_largest_datagrams(
         assert "malformed" not in own.engine.stats().causes
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(
@@ -181,7 +181,7 @@ def test_f65_no_endpoints_refuse_at_once(
                 datagrams.recv(100)
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 def test_f92_ten_thousand_short_connections_are_answered_and_shared(
     cluster: Cluster, datapath: DatapathKind
 ) -> None:
@@ -205,7 +205,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         assert all(4750 < share < 5250 for share in shares), shares
         packets = [loop.loop.packets for loop in own.loops]
         assert all(packets), "both queues carry their part"
-        if datapath is DatapathKind.FIRST_PACKET:
+        if datapath.offloads:
             assert sum(packets) == count, "one of each connection"
         counters = counters_of(cluster)
         assert [
@@ -216,7 +216,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         ]
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @DRIVERS
 def test_endpoints_change_under_load(
     cluster: Cluster, driver: Driver, datapath: DatapathKind
@@ -243,7 +243,7 @@ def test_endpoints_change_under_load(
             changer.join()
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f82_the_path_mtu_is_told_to_the_client(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -253,11 +253,11 @@ def test_f82_the_path_mtu_is_told_to_the_client(
         # the packet that it has sent and not about the translated one.
         cluster.node.call("ip", "link", "set", "docker0", "mtu", "1300")
         transfer(own, family, 8 << 20)
-        assert datapath is DatapathKind.FIRST_PACKET or own.engine.stats().causes["related"] > 0
+        assert datapath.offloads or own.engine.stats().causes["related"] > 0
         assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
 
 
-@DATAPATHS
+@ALL_DATAPATHS
 @FAMILIES
 def test_f82_datagrams_hear_of_the_path_mtu(
     cluster: Cluster, family: Family, datapath: DatapathKind

@@ -28,6 +28,7 @@ QUEUED = re.compile(r"(?m)^ *100 +\d+ +(\d+)")
 QUEUEING = {
     DatapathKind.EVERY_PACKET: "-j NFQUEUE --queue-num 100",
     DatapathKind.FIRST_PACKET: "queue flags bypass to 100",
+    DatapathKind.CACHED: "queue flags bypass to 100",
 }
 
 
@@ -112,7 +113,7 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
             )
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
-        if daemon.datapath is DatapathKind.FIRST_PACKET:
+        if daemon.datapath.offloads:
             assert connection.recv(100) == b"after", "the kernel carries it"
         daemon.start("--strategy", "rr")
         if daemon.datapath is DatapathKind.EVERY_PACKET:
@@ -231,7 +232,7 @@ def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_lef
     assert VIP in done.stdout
     assert QUEUEING[daemon.datapath] in done.stdout
     # With every-packet the engine tracks connections.
-    is_kernels = daemon.datapath is DatapathKind.FIRST_PACKET
+    is_kernels = daemon.datapath.offloads
     assert (f"{timeout} = 77  # was {seconds}\n" in done.stdout) == is_kernels
     assert daemon.cluster.node.call("sysctl", "-n", timeout).strip() == seconds
     assert kernel_rules(daemon.cluster) == before
@@ -323,7 +324,7 @@ def test_f14_rules_that_the_kernel_refuses_are_said_and_tried_again(
     )
     broken.chmod(0o755)
     daemon.start(environment={"PATH": f"{broken.parent}:{os.environ['PATH']}"})
-    if daemon.datapath is DatapathKind.FIRST_PACKET:
+    if daemon.datapath.offloads:
         daemon.cluster.node.call("nft", "delete", "table", "ip", "kbe-nat-translation-0")
         daemon.write("nobody.yaml", NOBODY)
         refusal = re.compile("rules are not up to date: nf_tables: .*No such file or directory")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from kbe_nat._native import BackendIdMap, Engine, Limits, NftTables, NodeAddresses
+from kbe_nat._native import BackendIdMap, Engine, FlowCache, Limits, NftTables, NodeAddresses
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.cluster_events import ClusterEvents
@@ -24,12 +24,13 @@ from kbe_nat.daemon.proxy import Proxy, Queue
 from kbe_nat.daemon.settings import Driver, Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.datapath import detect
+from kbe_nat.datapath.cached import Cached
 from kbe_nat.datapath.datapath import Datapath, Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
-from kbe_nat.errors import PrivilegeError, SettingError
+from kbe_nat.errors import FlowCacheError, PrivilegeError, RulesError, SettingError
 from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.model import Choice, Snapshot
 from kbe_nat.policy.options import Options
@@ -70,11 +71,13 @@ def build(
     commands = Commands(grace=grace)
     kind, reason = detect.choose(settings.datapath.kind, commands)
     settings.check_effect(kind)
-    if kind is DatapathKind.FIRST_PACKET:
+    if kind.offloads:
         refusal = detect.spread_refusal(commands)
         if refusal:
             reason += f"; while no daemon runs each Service has one endpoint: {refusal}"
-        datapath: Datapath = _first_packet(settings, commands, is_able=not refusal)
+        first_packet = _first_packet(settings, commands, is_able=not refusal)
+        is_cached = kind is DatapathKind.CACHED
+        datapath: Datapath = _cached(settings, first_packet) if is_cached else first_packet
         installer = "nft and netlink, in a table for each family"
     else:
         datapath, installer = _every_packet(settings, commands, rules)
@@ -128,7 +131,7 @@ def initialise(settings: Settings) -> None:
     connections, where it carries them. Raises `PrivilegeError` for what the kernel refuses.
     """
     kind, _ = detect.choose(settings.datapath.kind, Commands())
-    if kind is DatapathKind.FIRST_PACKET:
+    if kind.offloads:
         refused = conntrack_settings(settings.configuration).set_in_kernel()
         if refused:
             raise PrivilegeError(f"the kernel tracks connections as before: {', '.join(refused)}")
@@ -195,6 +198,16 @@ def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> F
         slot_classes=SlotClasses(slots, is_able=is_able),
         choice=settings.datapath.choice or Choice.ENGINE,
     )
+
+
+def _cached(settings: Settings, first_packet: FirstPacket) -> Cached:
+    """Raises `RulesError`."""
+    cache = settings.datapath.cache
+    try:
+        # Now: later on this process has CAP_NET_ADMIN alone.
+        return Cached(first_packet, FlowCache(max_flows=2 * cache.max_flows), cache)
+    except FlowCacheError as error:
+        raise RulesError(f"the datapath cached does not work here: {error}") from None
 
 
 def _every_packet(

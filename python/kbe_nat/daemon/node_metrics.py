@@ -19,6 +19,7 @@ from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rows import StatusRow, WatchRow
 from kbe_nat.daemon.settings import MetricsBackends
 from kbe_nat.daemon.singleton import QUEUE
+from kbe_nat.datapath.cached import CACHE
 from kbe_nat.drivers.native import queue_counters
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.family import Family
@@ -148,7 +149,16 @@ class NodeMetrics:
         yield from _loop_families([thread.loop for thread in observed.loops])
         counters = observed.controller.datapath.counters()
         yield _family(catalog.BACKENDS_WAITING, {(): counters.pop("backends-waiting", 0)})
+        cache = {
+            name.removeprefix(CACHE): counters.pop(name)
+            for name in list(counters)
+            if name.startswith(CACHE)
+        }
         yield _family(catalog.DATAPATH_EVENTS, {(name,): count for name, count in counters.items()})
+        if cache:
+            yield _family(catalog.CACHE_FLOWS, {(): cache.pop("flows")})
+            yield _family(catalog.CACHE_DEVICES, {(): cache.pop("devices")})
+            yield _family(catalog.CACHE_EVENTS, {(name,): count for name, count in cache.items()})
 
     def _queue_families(self) -> Iterator[Metric]:
         queues = [queue for queue in queue_counters().values() if queue.number != QUEUE]

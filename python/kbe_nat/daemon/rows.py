@@ -57,7 +57,7 @@ class StatusRow(msgspec.Struct, frozen=True):
     """`get status`: how the daemon is."""
 
     datapath: str
-    """every-packet or first-packet."""
+    """every-packet, first-packet or cached."""
     driver: str
     """The driver that takes packets out of the queues."""
     queues: str

@@ -16,6 +16,7 @@ from typing import Final
 from kbe_nat.client import DEFAULT_SOCKET
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.singleton import QUEUE
+from kbe_nat.datapath.cached import CacheSettings
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.bind_address import (
     HEALTH_PORT,
@@ -87,6 +88,19 @@ class DatapathSettings:
     """
     takes_over: bool = False
     """Another proxy has served here: its connections go on, and new ones are ours."""
+    max_cached: int | None = None
+    """Flows that pass the kernel's stack by, with cached; None: as many as `CacheSettings` has."""
+    uncached_ranges: tuple[str, ...] = ()
+    """Addresses whose flows do not."""
+    uncached_devices: tuple[str, ...] = ()
+    """Devices whose packets do not."""
+
+    @property
+    def cache(self) -> CacheSettings:
+        """What is cached."""
+        return CacheSettings(
+            self.max_cached or CacheSettings.max_flows, self.uncached_ranges, self.uncached_devices
+        )
 
 
 @dataclass(frozen=True)
@@ -255,8 +269,8 @@ class Settings:
         """Raises `SettingError` when a setting has no effect with this datapath."""
         chosen, queues = self.datapath, self.queues
         unused: dict[str, object] = {}
-        if kind is DatapathKind.FIRST_PACKET:
-            reason = "first-packet is taken here, whose rules are always nft's (--datapath)"
+        if kind.offloads:
+            reason = f"{kind} is taken here, whose rules are always nft's (--datapath)"
             unused = {"--rules": chosen.rules}
         else:
             reason = "every-packet is taken here, where the kernel chooses no backend (--datapath)"
@@ -267,6 +281,15 @@ class Settings:
                 "--mark-backend": self.marks.backend,
             }
         _refuse_set(unused, reason)
+        if kind is not DatapathKind.CACHED:
+            _refuse_set(
+                {
+                    "--cache-flows": chosen.max_cached,
+                    "--cache-exclude": chosen.uncached_ranges or None,
+                    "--cache-exclude-device": chosen.uncached_devices or None,
+                },
+                f"{kind} is taken here, which has no cache (--datapath cached)",
+            )
         if chosen.driver is Driver.NETFILTERQUEUE:
             _refuse_set(
                 {"--gso": queues.gso, "--fail-open": queues.fail_open},
@@ -277,7 +300,7 @@ class Settings:
         """Whether packets pass a full queue."""
         if self.queues.fail_open is not None:
             return self.queues.fail_open
-        return kind is DatapathKind.FIRST_PACKET and self.datapath.on_death is not OnDeath.REFUSE
+        return kind.offloads and self.datapath.on_death is not OnDeath.REFUSE
 
 
 def _bind_address(flag: BindAddress | None, text: str, default: BindAddress) -> BindAddress | None:

@@ -6,6 +6,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
+
 from kbe_nat._native import Decision, Flow
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.requests import parameters
@@ -386,8 +388,12 @@ def explain_live(controller: Controller, packet: bytes, interface: int) -> Expla
     explanation = controller.engine.explain(
         packet, time.monotonic_ns(), interface=interface, incomplete_checksum=True
     )
-    kinds = [controller.datapath.kind]
-    return explain_in_plan(explanation, packet, controller.snapshot, controller.plan, kinds)
+    datapath = controller.datapath
+    row = explain_in_plan(
+        explanation, packet, controller.snapshot, controller.plan, [datapath.kind]
+    )
+    note = datapath.flow_note(packet)
+    return msgspec.structs.replace(row, steps=[*row.steps, ("cache", note)]) if note else row
 
 
 def _is_address(name: str) -> bool:

@@ -1,1 +1,1 @@
-"""The two datapaths: they divide the work for a flow between kernel and engine."""
+"""The datapaths: they divide the work for a flow between kernel and engine."""

@@ -1,4 +1,4 @@
-"""The two datapaths as the control loop sees them: the kernel's side of one engine."""
+"""The datapaths as the control loop sees them: the kernel's side of one engine."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -77,6 +77,12 @@ class Datapath(PlanConsumer, Protocol):
         """What `set_conntrack` would set first, for people; empty where nothing differs."""
         ...
 
+    def flow_note(self, packet: bytes) -> str:
+        """What is to be said about the flow of an IP packet beyond the engine's explanation; empty:
+        nothing.
+        """
+        ...
+
     def counts_bytes(self) -> bool:
         """Whether the packets and bytes of flows are counted."""
         ...
@@ -103,7 +109,7 @@ class Datapath(PlanConsumer, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Diversion:
-    """Where packets come to queues, which both datapaths begin with."""
+    """Where packets come to queues, which every datapath begins with."""
 
     queues: tuple[int, int]
     """The first and the last number."""

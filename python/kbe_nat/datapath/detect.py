@@ -1,11 +1,12 @@
 """Which datapath works in this kernel.
 
 First-packet is preferred: it needs nft's NAT maps, a way to queue packets, and events of conntrack,
-so the kernel is asked for each. Every-packet works wherever a `RuleInstaller` does.
+so the kernel is asked for each. Every-packet works wherever a `RuleInstaller` does. Cached needs
+what first-packet needs, and programs on devices (tcx); it is taken where it is asked for.
 """
 
-from kbe_nat._native import NftTables, probe_flows
-from kbe_nat.errors import ConntrackError, RulesError
+from kbe_nat._native import FlowCache, NftTables, probe_flows
+from kbe_nat.errors import ConntrackError, FlowCacheError, RulesError
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.installer import remove_rules
 from kbe_nat.rules.nat_program import NatProgram
@@ -23,9 +24,12 @@ def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str
     try:
         NatProgram(runner, NftTables(), Marks()).probe()
         probe_flows()
-    except (RulesError, ConntrackError) as error:
-        if kind is DatapathKind.FIRST_PACKET:
-            raise RulesError(f"the datapath first-packet does not work here: {error}") from None
+        if kind is DatapathKind.CACHED:
+            FlowCache.probe()
+            return DatapathKind.CACHED, "as asked for: established flows pass the kernel's stack by"
+    except (RulesError, ConntrackError, FlowCacheError) as error:
+        if kind is not None:
+            raise RulesError(f"the datapath {kind} does not work here: {error}") from None
         return DatapathKind.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
     return (
         DatapathKind.FIRST_PACKET,
@@ -41,6 +45,15 @@ def spread_refusal(runner: Runner) -> str:
         NatProgram(runner, NftTables(), Marks()).probe(SlotClasses(DEFAULT_SLOTS).all)
     except RulesError as error:
         return f"nft or the kernel draws no numbers (nft_numgen, nft_hash): {error}"
+    return ""
+
+
+def cache_refusal() -> str:
+    """Why this kernel can have no cache of established flows; empty: it can."""
+    try:
+        FlowCache.probe()
+    except FlowCacheError as error:
+        return str(error)
     return ""
 
 

@@ -128,6 +128,10 @@ class EveryPacket:
         """See `Datapath`."""
         return ""
 
+    def flow_note(self, packet: bytes) -> str:
+        """See `Datapath`: nothing."""
+        return ""
+
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""
         return True

@@ -11,6 +11,7 @@ from typing import Final
 from kbe_nat._native import (
     AnswerWatch,
     BackendIdMap,
+    CacheSync,
     ConntrackEntry,
     ConntrackSync,
     Engine,
@@ -251,10 +252,18 @@ class FirstPacket:
         if self._sync:
             self._sync.watch_ends(is_watched)
 
+    def flow_note(self, packet: bytes) -> str:
+        """See `Datapath`: nothing."""
+        return ""
+
     @contextmanager
-    def following(self, engine: Engine) -> Iterator[NativeThread | None]:
-        """See `Datapath`: by the events of the kernel's conntrack, and by resyncs."""
-        self._sync = ConntrackSync(engine, socket_buffer=EVENT_BYTES)
+    def following(
+        self, engine: Engine, cache: CacheSync | None = None
+    ) -> Iterator[NativeThread | None]:
+        """See `Datapath`: by the events of the kernel's conntrack, and by resyncs. Flows leave
+        `cache` before they end.
+        """
+        self._sync = ConntrackSync(engine, cache, socket_buffer=EVENT_BYTES)
         self._sync.watch_ends(self._are_ends_watched)
         self._answers = AnswerWatch(engine, socket_buffer=UPDATE_BYTES)
         try:

@@ -284,6 +284,22 @@ DATAPATH_EVENTS: Final = Metric(
     " packets without a tracked flow or a known backend.",
     ("event",),
 )
+CACHE_FLOWS: Final = Metric(
+    "kbe_nat_cache_flows",
+    "gauge",
+    "Flows that the cache carries or may soon (cached).",
+)
+CACHE_DEVICES: Final = Metric(
+    "kbe_nat_cache_devices", "gauge", "Devices that the cache stands on (cached)."
+)
+CACHE_EVENTS: Final = Metric(
+    "kbe_nat_cache_events_total",
+    "counter",
+    "What the cache counts (cached): packets that pass the kernel's stack by (hits), and others by"
+    " why they do not; entries made, renewed and ended; flows proposed; times when all entries"
+    " became void (generations).",
+    ("event",),
+)
 BACKENDS_WAITING: Final = Metric(
     "kbe_nat_backends_waiting", "gauge", "Backends for which no mark is free (first-packet)."
 )

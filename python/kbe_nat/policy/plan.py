@@ -89,6 +89,8 @@ class PlannedPort:
     """Over which new connections spread while no daemon listens; None: as many as others have."""
     choice: Choice | None = None
     """What chooses backends, if it can; None: as for others."""
+    is_cached: bool = True
+    """The cache of established flows may carry its packets, where there is one."""
 
     @property
     def key(self) -> PortKey:

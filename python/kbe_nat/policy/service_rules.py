@@ -140,6 +140,7 @@ class ServiceRules:
                 strategy=service.strategy or self.strategy,
                 standby_slots=service.standby_slots,
                 choice=service.choice,
+                is_cached=service.is_cached,
             )
 
     def _is_external_first(self, *, has_endpoints: bool, is_served: bool) -> bool:

@@ -44,6 +44,13 @@ class DatapathKind(StrEnum):
 
     EVERY_PACKET = "every-packet"
     FIRST_PACKET = "first-packet"
+    CACHED = "cached"
+    """As first-packet, and established flows pass the kernel's stack by."""
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the kernel carries the flows once the engine has decided about them."""
+        return self is not DatapathKind.EVERY_PACKET
 
 
 class Hook(Enum):

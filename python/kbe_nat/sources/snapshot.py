@@ -106,6 +106,7 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
         strategy=_strategy(metadata.annotations.get(STRATEGY_ANNOTATION), notes),
         standby_slots=_standby_slots(metadata.annotations.get(SLOTS_ANNOTATION), notes),
         choice=_choice(metadata.annotations.get(CHOICE_ANNOTATION), notes),
+        is_cached=_is_cached(value, notes),
         labels=tuple(f"{key}={metadata.labels[key]}" for key in sorted(metadata.labels)),
     )
     return service, tuple(notes.lines)
@@ -306,6 +307,17 @@ def _source_ranges_apply_to_all(value: ServiceObject, notes: Notes) -> bool:
     return text == "all"
 
 
+def _is_cached(value: ServiceObject, notes: Notes) -> bool:
+    text = value.metadata.annotations.get(CACHE_ANNOTATION)
+    if text not in (None, "on", "off"):
+        # The annotation has every packet pass other programs' rules: a slip of the pen must not
+        # let packets pass these by.
+        raise notes.parsed.refuse(
+            f"{text[:40]!r} is neither on nor off", f"metadata.annotations[{CACHE_ANNOTATION}]"
+        )
+    return text != "off"
+
+
 def _strategy(text: str | None, notes: Notes) -> Strategy | None:
     if text is None:
         return None
@@ -418,6 +430,7 @@ RANGES_ANNOTATION: Final = "kbe-nat.io/source-ranges"
 WEIGHT_ANNOTATION: Final = "kbe-nat.io/weight"
 SLOTS_ANNOTATION: Final = "kbe-nat.io/standby-slots"
 CHOICE_ANNOTATION: Final = "kbe-nat.io/choice"
+CACHE_ANNOTATION: Final = "kbe-nat.io/cache"
 TOPOLOGY_ANNOTATIONS: Final = (
     "service.kubernetes.io/topology-aware-hints",
     "service.kubernetes.io/topology-mode",
@@ -430,6 +443,7 @@ READ_ANNOTATIONS: Final = frozenset(
         WEIGHT_ANNOTATION,
         SLOTS_ANNOTATION,
         CHOICE_ANNOTATION,
+        CACHE_ANNOTATION,
         *TOPOLOGY_ANNOTATIONS,
     )
 )

@@ -20,11 +20,11 @@
 //! - The engine's lock is held for [`BATCH`] flows at a time, because packets wait for it. No
 //!   system call is made under it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
@@ -32,12 +32,17 @@ use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::{Family, monotonic};
 
+use crate::cache_sync::{self, CacheSync};
+use crate::cached_flows::FlowKey;
 use crate::ended_flows::EndedFlows;
+use crate::selections::merge;
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
 #[derive(Debug)]
 pub struct ConntrackSync {
     waker: Waker,
+    /// The cache that carries established flows past the kernel's conntrack.
+    cache: Option<Arc<CacheSync>>,
     is_stopped: AtomicBool,
     /// Full resyncs that were requested.
     requested: AtomicU64,
@@ -55,11 +60,13 @@ pub struct ConntrackSync {
 }
 
 impl ConntrackSync {
-    /// `waker` is that of the [`Events`] which [`ConntrackSync::run`] gets.
+    /// `waker` is that of the [`Events`] which [`ConntrackSync::run`] gets. Flows leave `cache`
+    /// before they end in the kernel, and what it has carried of them is added to their counters.
     #[must_use]
-    pub fn new(waker: Waker) -> Self {
+    pub fn new(waker: Waker, cache: Option<Arc<CacheSync>>) -> Self {
         Self {
             waker,
+            cache,
             is_stopped: AtomicBool::default(),
             requested: AtomicU64::default(),
             completed: Mutex::default(),
@@ -101,7 +108,8 @@ impl ConntrackSync {
                 self.resync_selections(engine, requests, &due)?;
                 frontends.rest(Instant::now(), started.elapsed());
             }
-            let is_due = newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
+            let is_wanted = self.cache.as_ref().is_some_and(|cache| cache.takes_resync());
+            let is_due = is_wanted || newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
             if is_due || requested != self.completed_request() {
                 self.resync_all(engine, requests)?;
                 newest_full = Some(Instant::now());
@@ -115,8 +123,10 @@ impl ConntrackSync {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
                 // Only a full resync finds what the lost events said.
                 newest_full = None;
+                // The kernel may have ended flows that the cache still carries.
+                self.cache.as_ref().map_or(Ok(()), |cache| cache.void())?;
             }
-            self.apply(engine, &changes);
+            self.apply(engine, &changes)?;
             changes.clear();
             // Other threads delete flows from the engine at any time, and leave the kernel to this
             // one.
@@ -223,7 +233,7 @@ impl ConntrackSync {
     }
 
     /// Tells the engine what happened.
-    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) {
+    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) -> io::Result<()> {
         self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
         // Ahead of the engine, whose events lead watchers here.
         self.ended_flows.note(changes.iter().filter_map(|change| match change {
@@ -231,6 +241,11 @@ impl ConntrackSync {
             Change::New(_) => None,
         }));
         for batch in changes.chunks(BATCH) {
+            let ended = batch.iter().filter_map(|change| match change {
+                Change::New(_) => None,
+                Change::Ended(entry) => Some(self.last_counters(kernel_flow(entry))),
+            });
+            let mut ended = ended.collect::<io::Result<Vec<_>>>()?.into_iter();
             let now = monotonic();
             let mut engine = lock(engine);
             for change in batch {
@@ -239,13 +254,24 @@ impl ConntrackSync {
                     Change::New(entry) => {
                         let _ = engine.observe(now, &kernel_flow(entry), None);
                     }
-                    Change::Ended(entry) => {
-                        let is_forgotten = engine.note_end(now, &kernel_flow(entry));
+                    Change::Ended(_) => {
+                        let is_forgotten =
+                            ended.next().is_some_and(|flow| engine.note_end(now, &flow));
                         self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A flow that has ended, with what the cache has carried of it.
+    fn last_counters(&self, mut flow: KernelFlow) -> io::Result<KernelFlow> {
+        if let Some(cache) = &self.cache {
+            let carried = cache.end(&cache_sync::key_of(&flow))?;
+            cache_sync::add(&mut flow, carried);
+        }
+        Ok(flow)
     }
 
     /// Ends flows in the kernel that were deleted from the engine.
@@ -260,8 +286,13 @@ impl ConntrackSync {
 
     fn resync_all(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
         let mut resync = Resync::default();
+        let cache = self.cache.as_ref();
+        let number = cache.map(|cache| cache.begin_dump()).transpose()?;
         // A dump that the kernel interrupted may lack flows that are there.
         if self.dump(engine, requests, None, Some(&mut resync))? {
+            if let Some((cache, number)) = cache.zip(number) {
+                cache.end_dump(number)?;
+            }
             lock(engine).end_missing(resync);
         }
         Ok(())
@@ -289,22 +320,40 @@ impl ConntrackSync {
         mut resync: Option<&mut Resync>,
     ) -> io::Result<bool> {
         // Flows are ended after the dump: both use one socket, and the answers would mix.
-        let mut over = Vec::new();
+        let (mut over, mut seen) = (Vec::new(), Ok(()));
         let is_complete = requests.dump(selection, |entries| {
             for batch in entries.chunks(BATCH) {
+                let mut flows: Vec<_> = batch.iter().map(kernel_flow).collect();
+                if let Some(cache) = &self.cache {
+                    cache.add_carried(&mut flows);
+                }
                 let now = monotonic();
                 let mut engine = lock(engine);
-                let ended = batch.iter().filter(|entry| {
-                    engine.observe(now, &kernel_flow(entry), resync.as_deref_mut()) == Outcome::End
-                });
-                over.extend(ended.map(|entry| (entry.protocol, entry.original, entry.id)));
+                let mut ours = Vec::new();
+                for (entry, flow) in batch.iter().zip(&flows) {
+                    if engine.observe(now, flow, resync.as_deref_mut()) == Outcome::End {
+                        over.push((entry.protocol, entry.original, entry.id));
+                    } else if self.cache.is_some() && engine.has_offloaded(flow) {
+                        ours.push(entry);
+                    }
+                }
+                drop(engine);
+                if let (Some(cache), Ok(())) = (&self.cache, &seen) {
+                    seen = cache.see(ours.into_iter());
+                }
             }
         })?;
+        seen?;
         self.end(requests, &over)?;
         Ok(is_complete)
     }
 
     fn end(&self, requests: &mut Requests, flows: &[(u8, Ends, Option<u32>)]) -> io::Result<()> {
+        if let Some(cache) = &self.cache {
+            // First, or packets would go on to a backend that the kernel has forgotten.
+            let key = |&(protocol, original, _): &_| FlowKey { protocol, original };
+            cache.forget(flows.iter().map(key))?;
+        }
         for &(protocol, original, id) in flows {
             let has_ended = requests.end(protocol, original, id)?;
             self.ended.fetch_add(u64::from(has_ended), Ordering::Relaxed);
@@ -358,25 +407,7 @@ impl PacedSelections {
     }
 }
 
-/// Each selection once. Where many are of one family and protocol, one selection takes their place,
-/// of all flows of that protocol: the kernel passes over all flows for each selection.
-fn merge(selections: &[Selection]) -> Vec<Selection> {
-    let all_of = |selection: &Selection| Selection { destination: None, ..*selection };
-    let each: HashSet<Selection> = selections.iter().copied().collect();
-    let mut counts: HashMap<Selection, usize> = HashMap::new();
-    for selection in &each {
-        *counts.entry(all_of(selection)).or_default() += 1;
-    }
-    let is_many =
-        |selection: &Selection| counts.get(&all_of(selection)).is_some_and(|&count| count > FEW);
-    let merged: HashSet<Selection> = each
-        .iter()
-        .map(|selection| if is_many(selection) { all_of(selection) } else { *selection })
-        .collect();
-    merged.into_iter().collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -407,8 +438,6 @@ const REPEAT: Duration = Duration::from_millis(1500);
 /// large that flows to removed backends would wait longer than [`LONGEST_REST`].
 const REST: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// So many passes of the kernel over its flows cost less than a dump of all flows of a protocol.
-const FEW: usize = 8;
 /// Time between full resyncs.
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -437,30 +466,5 @@ mod tests {
         // What was resynced is repeated, each change once.
         assert_eq!(frontends.take_due(at(2100)), [1, 2, 3].map(selection).concat());
         assert_eq!(frontends.take_due(at(9000)), []);
-    }
-
-    #[test]
-    fn many_frontends_of_a_protocol_are_resynced_in_one_pass() {
-        let to = |text: &str, protocol: u8| {
-            let destination: SocketAddr = text.parse().expect("an address");
-            Selection { protocol, family: Family::of(&destination), destination: Some(destination) }
-        };
-        let few: Vec<_> = (0..FEW).map(|port| to(&format!("10.0.0.1:{}", port + 1), 17)).collect();
-        let mut twice = few.clone();
-        twice.extend(&few);
-        let sorted = |selections: &[Selection]| {
-            let mut merged = merge(selections);
-            merged.sort_unstable_by_key(|selection| {
-                (selection.protocol, selection.family, selection.destination)
-            });
-            merged
-        };
-        assert_eq!(sorted(&twice), few, "each once");
-        twice.push(to("10.0.0.2:1", 17));
-        twice.push(to("10.0.0.2:1", 6));
-        twice.push(to("[fd00::2]:1", 17));
-        let all = Selection { protocol: 17, family: Family::V4, destination: None };
-        assert_eq!(sorted(&twice), [to("10.0.0.2:1", 6), all, to("[fd00::2]:1", 17)]);
-        assert_eq!(merge(&[]), []);
     }
 }

@@ -6,9 +6,12 @@
 
 mod answer_watch;
 mod backend_ids;
+mod cache_sync;
+mod cached_flows;
 mod conntrack_sync;
 mod ended_flows;
 mod kernel;
+mod selections;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +21,8 @@ use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
 pub use answer_watch::AnswerWatch;
 pub use backend_ids::BackendIdMap;
+pub use cache_sync::{CacheSockets, CacheState, CacheSync};
+pub use cached_flows::{FlowKey, Standing};
 pub use conntrack_sync::{ConntrackSync, kernel_flow};
 pub use kernel::{KernelQueue, Marks, Rewrite};
 

@@ -399,9 +399,10 @@ macro_rules! arguments {
 
 arguments! {
     address; addresses; affinity_seconds; after; allocation; answer; away; backend; backend_ids;
-    backends; budget; burst; bypass; bytes; capacity; captured; chain; changed; checkpoint;
+    backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint;
     client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
-    engine; fail_open; family; first; flows; frame; frames; fresh; frontends; gso; hairpin; id;
+    engine; excluded_devices; excluded_ranges; fail_open; family; first; flows; frame; frames;
+    fresh; frontends; gso; hairpin; id;
     incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer;
     keep; key; key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping;
     mark; marks; mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments;

@@ -15,6 +15,7 @@ use kbe_nat_netlink::conntrack::{
 use pyo3::prelude::*;
 
 use crate::arguments;
+use crate::cache_sync::CacheSync;
 use crate::convert;
 use crate::engine::Engine;
 use crate::errors;
@@ -23,7 +24,7 @@ use crate::values::{Portable, machines, portable, text};
 
 /// Keeps an engine's flows in step with the kernel's connection tracking, in the network namespace
 /// of the thread that makes this object. Flows are identified by their ends, whatever their
-/// connmark.
+/// connmark. They leave `cache` before they end, and what it has carried is counted.
 #[pyclass(frozen, module = "kbe_nat._native")]
 pub(crate) struct ConntrackSync {
     engine: Py<Engine>,
@@ -36,19 +37,21 @@ pub(crate) struct ConntrackSync {
 #[pymethods]
 impl ConntrackSync {
     #[new]
-    #[pyo3(signature = (engine, *, socket_buffer))]
+    #[pyo3(signature = (engine, cache = None, *, socket_buffer))]
     fn new(
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>,
+        #[pyo3(from_py_with = arguments::cache)] cache: Option<Py<CacheSync>>,
         #[pyo3(from_py_with = arguments::socket_buffer)] socket_buffer: i32,
     ) -> PyResult<Self> {
+        let cache = cache.map(|cache| cache.get().shared());
         py.detach(|| {
             let (events, waker) = Events::open(socket_buffer, &[Topic::New, Topic::Ended])?;
             Ok(Self {
                 engine,
                 kernel: Mutex::new((events, Requests::open()?)),
                 questions: Mutex::new(Requests::open()?),
-                sync: datapath::ConntrackSync::new(waker),
+                sync: datapath::ConntrackSync::new(waker, cache),
             })
         })
         .map_err(|error: io::Error| errors::conntrack(&error))

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kbe_nat_engine::tuple::Protocol;
@@ -20,7 +21,7 @@ use crate::values::{Portable, machines, portable, text};
 /// makes or renews an entry. There is room for `max_flows` directions of each family, and as many
 /// are proposed at most; each takes about 300 bytes. All methods raise `FlowCacheError`.
 #[pyclass(frozen, module = "kbe_nat._native")]
-pub(crate) struct FlowCache(flowcache::FlowCache);
+pub(crate) struct FlowCache(Arc<flowcache::FlowCache>);
 
 #[pymethods]
 impl FlowCache {
@@ -32,7 +33,7 @@ impl FlowCache {
     ) -> PyResult<Self> {
         let sizes = Sizes { flows: max_flows, proposals: max_flows };
         py.detach(|| flowcache::FlowCache::load(sizes))
-            .map(Self)
+            .map(|cache| Self(Arc::new(cache)))
             .map_err(|error| errors::flow_cache(&error))
     }
 
@@ -167,6 +168,10 @@ fn proposal(&(protocol, arriving, leaving): &Row) -> Proposal {
 }
 
 impl FlowCache {
+    pub(crate) fn shared(&self) -> Arc<flowcache::FlowCache> {
+        Arc::clone(&self.0)
+    }
+
     fn ask<T: Send>(
         &self,
         py: Python<'_>,

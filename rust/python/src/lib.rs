@@ -4,6 +4,7 @@
 mod addresses;
 mod apiserver;
 mod arguments;
+mod cache_sync;
 mod capture;
 mod conntrack;
 mod convert;
@@ -33,32 +34,11 @@ use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-/// The Rust engine. Import its names from `kbe_nat`, not from here.
-#[pymodule]
-fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    refuse_subinterpreters(py)?;
-    module.add_class::<service::Backend>()?;
-    module.add_class::<service::Frontend>()?;
-    module.add_class::<service::ServicePort>()?;
-    module.add_class::<limits::Limits>()?;
-    module.add_class::<snat::PortUse>()?;
-    module.add_class::<snat::Snat>()?;
-    module.add_class::<limits::Timeouts>()?;
-    module.add_class::<node::NodePorts>()?;
-    module.add_class::<node::NodeView>()?;
-    module.add_class::<verdict::Verdict>()?;
-    module.add_class::<flow::Flow>()?;
+/// What speaks with the kernel.
+fn add_kernel_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<cache_sync::CacheSync>()?;
     module.add_class::<flow_cache::CachedFlow>()?;
     module.add_class::<flow_cache::FlowCache>()?;
-    module.add_class::<flow_table::FlowTable>()?;
-    module.add_class::<stats::ConnectTimes>()?;
-    module.add_class::<stats::BackendStats>()?;
-    module.add_class::<stats::ServiceStats>()?;
-    module.add_class::<stats::Stats>()?;
-    module.add_class::<explanation::Explanation>()?;
-    module.add_class::<decisions::Decision>()?;
-    module.add_class::<engine::Engine>()?;
     module.add_class::<queue::BackendIdMap>()?;
     module.add_class::<queue::KernelQueue>()?;
     module.add_class::<queue::Loop>()?;
@@ -73,6 +53,34 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::NftTable>()?;
     module.add_class::<tables::NftTables>()?;
     module.add_class::<tables::Transaction>()?;
+    Ok(())
+}
+
+/// The Rust engine. Import its names from `kbe_nat`, not from here.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    refuse_subinterpreters(py)?;
+    add_kernel_classes(module)?;
+    module.add_class::<service::Backend>()?;
+    module.add_class::<service::Frontend>()?;
+    module.add_class::<service::ServicePort>()?;
+    module.add_class::<limits::Limits>()?;
+    module.add_class::<snat::PortUse>()?;
+    module.add_class::<snat::Snat>()?;
+    module.add_class::<limits::Timeouts>()?;
+    module.add_class::<node::NodePorts>()?;
+    module.add_class::<node::NodeView>()?;
+    module.add_class::<verdict::Verdict>()?;
+    module.add_class::<flow::Flow>()?;
+    module.add_class::<flow_table::FlowTable>()?;
+    module.add_class::<stats::ConnectTimes>()?;
+    module.add_class::<stats::BackendStats>()?;
+    module.add_class::<stats::ServiceStats>()?;
+    module.add_class::<stats::Stats>()?;
+    module.add_class::<explanation::Explanation>()?;
+    module.add_class::<decisions::Decision>()?;
+    module.add_class::<engine::Engine>()?;
     module.add_class::<addresses::NodeAddresses>()?;
     module.add_class::<apiserver::ProtobufDocument>()?;
     module.add_class::<apiserver::ProtobufFrames>()?;

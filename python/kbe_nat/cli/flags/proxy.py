@@ -50,6 +50,11 @@ def parse_datapath(text: str) -> DatapathKind | None:
     return DatapathKind(text)
 
 
+def parse_ranges(texts: list[str]) -> tuple[str, ...]:
+    """Ranges of addresses. Raises ValueError."""
+    return tuple(map(parse_range, texts))
+
+
 def _mask(text: str) -> int:
     """The number of a mask; 0 for what is none of 32 bits."""
     try:
@@ -70,6 +75,7 @@ AUTO: Final = "auto"
 """In place of a datapath: the one that works best here."""
 MAX_LENGTH: Final = 1 << 20
 MAX_FLOWS: Final = 1 << 26
+MAX_CACHED: Final = 1 << 22
 MAX_DECISIONS: Final = 1 << 24
 """These take 17 GB."""
 PROXY_FLAGS: Final[Flags] = {
@@ -124,8 +130,8 @@ PROXY_FLAGS: Final[Flags] = {
                 metavar=f"<{'|'.join((AUTO, *DatapathKind))}>",
                 words=(AUTO, *map(str, DatapathKind)),
                 help="What translates: the engine every packet, or the kernel once the engine has"
-                " decided about the first; auto takes first-packet where the kernel can. Default:"
-                " auto.",
+                " decided about the first; with cached, established flows pass the kernel's stack"
+                " by. auto takes first-packet where the kernel can. Default: auto.",
             ),
             parse_datapath,
             # null, which stands for auto too, is as good as absent.
@@ -161,6 +167,32 @@ PROXY_FLAGS: Final[Flags] = {
             "--take-over",
             help="Take kube-proxy's place while its rules stand: its connections go on, new ones"
             " are ours. Then end it, and see --cleanup-kube-proxy.",
+        ),
+        "max_cached": Flag(
+            "--cache-flows",
+            min=1,
+            max=MAX_CACHED,
+            help="Flows that pass the kernel's stack by, at most (cached); each takes 1.2 kB of the"
+            " kernel's memory. Default: 32768.",
+        ),
+        "uncached_ranges": TextFlag(
+            Flag(
+                "--cache-exclude",
+                metavar="CIDR",
+                help="Flows with an address of this range go the kernel's whole way (cached);"
+                " repeatable.",
+            ),
+            parse_ranges,
+            list[str],
+        ),
+        "uncached_devices": TextFlag(
+            Flag(
+                "--cache-exclude-device",
+                metavar="NAME",
+                help="Packets of this device go the kernel's whole way (cached); repeatable.",
+            ),
+            tuple,
+            list[str],
         ),
     },
     "queues": {
