@@ -205,8 +205,14 @@ def test_differences_within_the_noise_are_none() -> None:
 
 
 def test_reproduce_compares_medians_by_their_intervals(
-    ways: dict[str, FakeWay], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ways: dict[str, FakeWay],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # On a busy machine the idle control may find more noise than the ways differ by.
+    quiet = {"control": [(20, 1.0, 0.01, 0.01, 0.0, 0.0)]}
+    monkeypatch.setattr(execution, "control", lambda _: quiet)
     first = lab.run(live_scenario(rounds=3), tmp_path / "first")
     assert not [line for line in differences(first, first) if line.startswith("medians")]
     ways["fast"].traffic.capacity = 50_000
