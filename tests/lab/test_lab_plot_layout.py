@@ -14,6 +14,7 @@ import pytest
 
 from harness.scenarios import poisson, scenario, service
 from kbe_nat import lab
+from kbe_nat.lab.identity import values_hash
 from kbe_nat.lab.plots import events_of, write_pictures
 from kbe_nat.lab.plots.catalog import PLOTS
 from kbe_nat.lab.plots.series import Drawing, drawing
@@ -52,6 +53,7 @@ def _variant(run: Result, folder: Path, names: list[str], repeats: int) -> Resul
     folder.mkdir()
     manifest = json.loads((run.folder.path / "manifest.json").read_text())
     manifest["scenario"]["repeats"] = repeats
+    manifest["scenario_hash"] = values_hash(manifest["scenario"])
     manifest["cells"] = [
         cell | {"strategy": renamed[cell["strategy"]]}
         for cell in manifest["cells"]
