@@ -10,7 +10,7 @@ INDEX := tests/install tests/deploy/test_image.py
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: versions help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel deb release docs clean
+.PHONY: versions help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings bench-flow-cache notebooks figures soak chaos mutants fuzz wheel deb release docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -85,6 +85,9 @@ bench-datapath: build    ## measure ways through a node on real packets, as root
 	@tools/system-packages.sh haproxy || true
 	python -m benches.datapath.run
 	python -m benches.datapath.scale
+
+bench-flow-cache: build   ## measure an established packet by the flow cache, as root: benches/RESULTS.md and flow_cache.json
+	PYTHONPATH=tests python -m benches.flow_cache
 
 bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
 	python -m benches.scrape

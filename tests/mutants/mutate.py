@@ -55,6 +55,11 @@ class Mutant:
         """Its tests see it through the extension, which is to be built."""
         return self.file.startswith("rust/") and self.tests.startswith("pytest")
 
+    @property
+    def is_bpf(self) -> bool:
+        """Its file is compiled on its own, by clang."""
+        return self.file.endswith(".bpf.c")
+
     def misfit(self, root: Path) -> str:
         """Why it cannot be applied; empty when it can."""
         if self.before == self.after:
@@ -99,10 +104,14 @@ def tried(copy: TreeCopy, mutant: Mutant) -> Finding:
     text = path.read_text()
     path.write_text(text.replace(mutant.before, mutant.after))
     try:
-        said = copy.build_extension() if mutant.is_in_extension else None
+        said = copy.write_bpf_program() if mutant.is_bpf else None
+        if mutant.is_in_extension:
+            said = said or copy.build_extension()
         said = said or copy.complaint(mutant.tests)
     finally:
         path.write_text(text)
+        if mutant.is_bpf:
+            copy.write_bpf_program()
         copy.mend_extension()
     outcome = Outcome.KILLED
     if said is None:

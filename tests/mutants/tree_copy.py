@@ -56,6 +56,13 @@ class TreeCopy:
         for own in self._extensions:
             _write(self.folder / "python/kbe_nat" / own.name, own.read_bytes())
 
+    def write_bpf_program(self) -> str | None:
+        """None if the flow cache's programs are written, from their source as it is here; otherwise
+        why not.
+        """
+        complaint = self.complaint(f"{sys.executable} tools/flow_cache_program.py")
+        return complaint and f"{UNBUILT}: {complaint}"
+
     def build_extension(self) -> str | None:
         """None if it is built, from the code as it is here; otherwise why not."""
         if complaint := self.complaint("cargo build --quiet --release -p kbe-nat-python"):
