@@ -246,9 +246,8 @@ def test_a_device_goes_down_and_comes_back(daemon: Daemon, cached: Begin, protoc
     generations = counters(daemon)["cache-generations"]
     node.call("ip", "link", "set", "docker0", "down")
     eventually(lambda: counters(daemon)["cache-generations"] > generations)
-    before = hits(daemon)
+    # The kernel sends what has no other way back to the client, and so may the cache.
     assert own.is_silent()
-    assert hits(daemon) == before
     node.call("ip", "link", "set", "docker0", "up")
     own.socket.settimeout(30)
     if protocol == "udp":
@@ -269,11 +268,10 @@ def test_a_device_that_comes_is_used_and_one_that_goes_is_left(daemon: Daemon) -
 
 
 @FAMILIES
-@PROTOCOLS
-def test_a_flow_that_conntrack_forgets_goes_on_to_its_backend(
-    daemon: Daemon, cached: Begin, family: Family, protocol: str
+def test_datagrams_that_conntrack_forgets_go_on_to_their_backend(
+    daemon: Daemon, cached: Begin, family: Family
 ) -> None:
-    own = cached(family, protocol)
+    own = cached(family, "udp")
     name = own.ask()
     serve(daemon, "a", "b")
     await_backend(daemon, "172.17.0.4:9953")
@@ -351,14 +349,21 @@ def test_a_packet_now_and_then_keeps_conntracks_entry(
     daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", "4")
     own = cached(family, "udp")
     before = hits(daemon)
-    # So many as take longer than the timeout, which the count of renewals tells.
-    renewals = counters(daemon)["cache-renewals"]
     with steadily(own):
+        number = tracked_number(daemon.cluster, own)
+        # So many as take longer than the timeout, which the count of renewals tells.
+        renewals = counters(daemon)["cache-renewals"]
         eventually(lambda: counters(daemon)["cache-renewals"] - renewals >= 16, 60)
+        assert tracked_number(daemon.cluster, own) == number, "it is the same entry still"
     assert hits(daemon) > before
-    assert tracked_packets(daemon.cluster, own) > 0
-    [row] = daemon.get("flows")
-    assert row["packets"][0] >= own.asked, "it is the same flow still"
+
+
+def tracked_number(cluster: Cluster, own: Talk) -> str:
+    """Conntrack's number of a flow."""
+    family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
+    rows = cluster.node.call("conntrack", "-L", "-o", "id", "-f", family).splitlines()
+    [row] = [row for row in rows if f"sport={own.source[1]} " in row]
+    return next(word for word in row.split() if word.startswith("id="))
 
 
 @FAMILIES
