@@ -238,8 +238,10 @@ class Change(
 
 
 class Scale(Change, frozen=True, tag="scale"):
-    """The Service has so many backends from now on: the last ones leave, or new ones like the last
-    come.
+    """The Service has so many backends from now on: the last of the list leave, or living former
+    ones return with the weight that they had, and then new ones like the last come. Backends that
+    are away then return by no failure or flapping; those that a rolling update has replaced and
+    drains do not count.
     """
 
     service: Name
@@ -260,7 +262,9 @@ class Reweight(Change, frozen=True, tag="weight"):
 
 
 class Drain(Change, frozen=True, tag="drain"):
-    """A backend gets no new connections, and is removed after some time."""
+    """A backend gets no new connections, and is removed after some time, unless a scale has removed
+    it and brought it back by then.
+    """
 
     service: Name
     """Name of the Service."""
@@ -271,7 +275,9 @@ class Drain(Change, frozen=True, tag="drain"):
 
 
 class Failure(Change, frozen=True, tag="failure"):
-    """Backends die. They stay in the tables until this is detected."""
+    """Backends die. They stay in the tables until this is detected, unless they return earlier. One
+    that a scale or a rolling update removed meanwhile lives again, but is not listed.
+    """
 
     service: Name
     """Name of the Service."""
@@ -285,7 +291,8 @@ class Failure(Change, frozen=True, tag="failure"):
 
 class RollingUpdate(Change, frozen=True, tag="rolling-update"):
     """Every backend is replaced by a new one, one after the other: the new one comes, and the old
-    one is drained and removed.
+    one is drained and removed. These are the backends at its begin, those that are drained or away
+    for a time included; one that was removed for good before its turn has no successor.
     """
 
     service: Name
@@ -442,7 +449,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as they do when there is no way at all.
     """
     timeline: tuple[Event, ...] = ()
-    """Events, in any order."""
+    """Events, in any order. Where they overlap, their steps are done in the order of time, each
+    with the list as it is then.
+    """
     nodes: Nodes = Nodes()
     """Nodes that serve."""
     limits: Limits = Limits()
