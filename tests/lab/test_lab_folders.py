@@ -15,6 +15,7 @@ import pytest
 from harness.scenarios import poisson, scenario
 from kbe_nat import lab
 from kbe_nat.__main__ import main
+from kbe_nat.lab import machine
 from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.live.tables import CELL, MEASURES, MEDIANS, MISSING
 
@@ -62,6 +63,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
 @pytest.mark.parametrize(("verb", "damage", "message"), DAMAGE)
 def test_a_damaged_folder_is_told_in_one_line(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     verb: str,
     damage: Callable[[Path], object],
@@ -71,6 +73,7 @@ def test_a_damaged_folder_is_told_in_one_line(
     file.write_text(json.dumps(scenario()))
     lab.run(file, folder)
     damage(folder)
+    monkeypatch.setattr(machine, "REVISION", None)
     arguments = (
         ["report", str(folder)] if verb == "report" else ["run", str(file), "-d", str(folder)]
     )
@@ -78,6 +81,18 @@ def test_a_damaged_folder_is_told_in_one_line(
     err = capsys.readouterr().err
     assert err.startswith("kbe-nat: ") and err.count("\n") == 1
     assert message in err
+
+
+def test_results_of_a_module_of_other_sources_are_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.run(scenario(), tmp_path)
+    only_cell(tmp_path).write_text("{}")
+    monkeypatch.setattr(machine, "REVISION", "a" * 40)
+    monkeypatch.setattr(machine, "_revision", lambda paths=(): "b" * 40)
+    words = f"other fields. The native module was built of Rust sources at {'a' * 40}"
+    with pytest.raises(lab.LabError, match=words):
+        lab.run(scenario(), tmp_path)
 
 
 def test_what_is_missing_of_a_folder_is_made_anew(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_run_report_and_reproduce(
     out = capsys.readouterr().out
     assert out.startswith("small: Why?\n4 cells, 2 repeats from seed 3; kbe-nat ")
     assert "Balance (conntrack, web)" in out
+    assert "Changes, processor time in ns (conntrack, time 0 s)" in out
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["seed"] == 3
     for name in ("kbe_nat", "git", "kernel", "cpu", "mitigations", "command"):

@@ -17,6 +17,7 @@ from kbe_nat.errors import LabError
 from kbe_nat.lab.cells import Cell
 from kbe_nat.lab.classes import Classes, PythonStrategy, class_of
 from kbe_nat.lab.folder import RowsByTable, RunFolder
+from kbe_nat.lab.machine import revisions, stale_module
 from kbe_nat.lab.tables import (
     STREAMED,
     Row,
@@ -93,7 +94,12 @@ def cell_tables(cell: Cell, run: RunFolder) -> RowsByTable:
             for row in values:
                 yield (*head, *row)
         except (KeyError, TypeError, IndexError):
-            raise run.damage(cell, "the result of a cell is damaged") from None
+            # A module of other sources leaves other results, and measures no better ones.
+            if words := stale_module(revisions()):
+                reason = f"the result of a cell has other fields. {words} Build it anew"
+            else:
+                reason = "the result of a cell is damaged"
+            raise run.damage(cell, reason) from None
         except OSError as error:
             raise run.damage(cell, f"{error.filename} is missing") from None
 

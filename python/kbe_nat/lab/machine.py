@@ -19,9 +19,7 @@ def facts(version: str) -> dict[str, Any]:
     """
     return {
         "kbe_nat": version,
-        "git": _revision(),
-        "git_native": REVISION,
-        "git_sources": _revision(RUST),
+        **revisions(),
         "python": platform.python_version(),
         "kernel": platform.release(),
         "architecture": platform.machine(),
@@ -33,6 +31,11 @@ def facts(version: str) -> dict[str, Any]:
         "steal_share": _steal_share(),
         "command": [printable(word) for word in sys.argv],
     }
+
+
+def revisions() -> dict[str, str | None]:
+    """Those of the checkout, of the sources of the native module, and of those in the checkout."""
+    return {"git": _revision(), "git_native": REVISION, "git_sources": _revision(RUST)}
 
 
 def printable(text: str) -> str:

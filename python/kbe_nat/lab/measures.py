@@ -41,8 +41,10 @@ METHOD: Final = (
         "A TCP connection is a SYN, its answer, an ACK, requests with answers, and a close; an "
         "association of SCTP is opened by four packets, and closed by three; UDP is requests with "
         "answers, or datagrams alone, and keeps its socket for its lifetime; a flood is SYNs of "
-        "sources that do not exist. Packets have headers and no payload: bytes are "
-        "booked beside. The next packet of a connection depends on the fate of the last one.",
+        "sources that do not exist. Source ports are of 1024 to 65535: each client begins at a "
+        "random one and goes up by one (Linux draws them of 32768 to 60999). Packets have headers "
+        "and no payload: bytes are booked beside. The next packet of a connection depends on the "
+        "fate of the last one.",
     ),
     Passage(
         ("offline",),
@@ -81,7 +83,8 @@ METHOD: Final = (
         "its ends are written, `0.98 (0.93 to 1)`, and it holds the mean as often as the whole "
         'one. The tables "difference '
         "from\" compare each strategy with the scenario's first one in pairs of repeats; a "
-        "difference whose interval contains 0 is called none.",
+        "difference whose interval contains 0 is called none: none was shown, which is no proof "
+        "that the two are equal.",
     ),
     Passage(
         ("live",),
@@ -171,8 +174,9 @@ MEASURES: Final = (
         ("events",),
         "`keys_moved`, `keys_minimum`",
         "share of fixed flows whose choice the event changed; the least with which the new weights "
-        "can be met. Of mappings only. 65,536 flows of each Service are asked about, and four "
-        "million of all where more than 64 Services change",
+        "can be met, in expectation. Of mappings only. 65,536 flows of each Service are asked "
+        "about, and four million of all where more than 64 Services change: by chance a sample "
+        "moves a little less than the least",
         "with conntrack these flows do not move: they would without",
     ),
     Measure(
@@ -225,7 +229,8 @@ MEASURES: Final = (
         "`collisions`, `probes`",
         "flows whose first choice of a source port was not free, which of `preserve` is the "
         "client's own, or not in `ports`; ports looked at for each flow, the one that it got "
-        "included, and each that a search passes over",
+        "included, and each that a search passes over. The client's own counts where it may not be "
+        "leased too, so that `probes` can be one more than `pool_size`",
         "packets lost, nor time: a collision costs a further look, and a bitmap passes over 64 "
         "ports at once",
     ),

@@ -1,6 +1,6 @@
 """Results as tables of text. Every number is a mean over repeats with its 95 % interval."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -72,7 +72,8 @@ def _page(
             for sample, measure in zip(samples, measures, strict=True):
                 if row[measure] is not None:
                     sample.append(float(row[measure]))
-    constant = _constant(names, list(groups))
+    units = {column.name: column.unit for column in results[0].catalogue.tables[table]}
+    constant = _constant(names, list(groups), units)
     if constant:
         title = f"{title} ({', '.join(constant.values())})"
     columns = [name for name in names if name not in constant]
@@ -131,24 +132,35 @@ def _range(result: Result, table: str, measure: str) -> Range:
 
 
 def _difference(value: Estimate | None) -> str:
-    """A difference whose interval contains 0 is called none; one repeat says nothing."""
+    """A difference whose interval contains 0 is called none, as none is shown; one repeat says
+    nothing.
+    """
     if value is None or value.half is None:
         return "-"
     return "none" if abs(value.mean) <= value.half else f"{'+' * (value.mean > 0)}{value}"
 
 
-def _constant(names: Sequence[str], groups: Sequence[Group]) -> dict[str, str]:
-    """Columns that say the same in each row, but for the strategy: a title says it once."""
+def _constant(
+    names: Sequence[str], groups: Sequence[Group], units: Mapping[str, str]
+) -> dict[str, str]:
+    """Columns that say the same in each row, but for the strategy: a title says it once, of numbers
+    with the name and the unit.
+    """
     if not groups:
         return {}
     columns: Iterable[tuple[str, tuple[Any, ...]]] = zip(
         names, zip(*groups, strict=True), strict=True
     )
     return {
-        name: _text(values[0])
+        name: _titled(name, values[0], units.get(name, ""))
         for name, values in columns
         if name not in ("strategy", "event") and len(set(values)) == 1
     }
+
+
+def _titled(name: str, value: object, unit: str) -> str:
+    is_number = isinstance(value, int | float) and unit != ""
+    return f"{name} {_text(value)} {unit}" if is_number else _text(value)
 
 
 def _text(value: object) -> str:

@@ -53,8 +53,7 @@ def run(
     `classes` are strategies in Python, by the name that the scenario calls them. Warns of what has
     no effect by `LabWarning`. Raises `ScenarioError`, `ArgumentError` and `LabError`; live ones
     `PlaygroundError` where namespaces cannot be made.
-    Cost: some 400 ns for each packet of the simulation, some ten of them for each connection, on
-    each of these processors.
+    Cost: some 7 µs of processor time for each connection with conntrack, which is some ten packets.
     """
     origin = origin_of(scenario)
     origin = origin._replace(scenario=_with_numbers(origin.scenario, seed, repeats))
