@@ -232,7 +232,9 @@ impl Ports {
         }
         let next = &mut self.next[client as usize];
         if *next == 0 {
-            *next = (mix64(self.seed ^ mix64(u64::from(client) + 1)) as u16).max(Self::FIRST);
+            let hash = mix64(self.seed ^ mix64(u64::from(client) + 1));
+            // Evenly over the range: a remainder or a bound would favour some ports.
+            *next = Self::FIRST + ((hash >> 32) * u64::from(Self::ALL) >> 32) as u16;
         }
         loop {
             let port = *next;
@@ -263,3 +265,26 @@ pub(crate) fn node_hash(source: Ipv4Addr, port: u16, service: u32) -> u64 {
 }
 
 const SALT: u64 = 0x6563_6d70_0000_0000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_begin_at_the_same_port_as_often_as_birthdays_fall_together() {
+        let clients = 20_000;
+        let mut counts = vec![0u64; 1 << 16];
+        for seed in 0..4 {
+            let mut ports = Ports::new(seed, clients);
+            for client in 0..clients {
+                counts[usize::from(ports.take(client, 0).unwrap())] += 1;
+            }
+        }
+        assert_eq!(counts[..usize::from(Ports::FIRST)].iter().sum::<u64>(), 0);
+        let all = f64::from(4 * clients);
+        let pairs: u64 = counts.iter().map(|count| count * count.saturating_sub(1) / 2).sum();
+        // Pairs of n that meet in m places: n(n - 1) / 2m, with a variance of nearly as much.
+        let mean = all * (all - 1.0) / 2.0 / f64::from(Ports::ALL);
+        assert!((pairs as f64 - mean).abs() < 5.0 * mean.sqrt(), "{pairs} pairs, not {mean:.0}");
+    }
+}
