@@ -234,7 +234,7 @@ impl Ports {
         if *next == 0 {
             let hash = mix64(self.seed ^ mix64(u64::from(client) + 1));
             // Evenly over the range: a remainder or a bound would favour some ports.
-            *next = Self::FIRST + ((hash >> 32) * u64::from(Self::ALL) >> 32) as u16;
+            *next = Self::FIRST + (((hash >> 32) * u64::from(Self::ALL)) >> 32) as u16;
         }
         loop {
             let port = *next;
