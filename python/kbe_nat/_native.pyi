@@ -33,6 +33,7 @@ __all__ = [
     "Backend",
     "BackendIdMap",
     "BackendStats",
+    "CacheSync",
     "CachedFlow",
     "CaptureBatch",
     "CaptureReader",
