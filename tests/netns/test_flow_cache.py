@@ -429,7 +429,9 @@ def test_what_is_removed_stays_out_and_tells_its_counters(flow: Datagrams) -> No
 @FLOWS
 def test_another_neighbour_is_learnt_as_a_whole(flow: Datagrams) -> None:
     stage, server = flow.router, flow.router.servers[0]
+    flow.turn()
     before = stage.entry(flow.rows[0]).packets
+    assert before
     server.call("ip", "link", "set", "s0", "address", "02:00:00:00:02:99")
     try:
         stage.node.call("ip", "neighbour", "flush", "dev", "r1")
@@ -474,6 +476,29 @@ def test_another_backend_replaces_the_entry(stage: Router, flow: Datagrams) -> N
                 rule = f"{kind} daddr {VIP[family]} {protocol} dport 80"
                 rule += f" dnat to {target}:{SERVER_PORT}"
                 stage.node.call("nft", f"add rule {kind} nat prerouting {rule}")
+
+
+@FLOWS
+def test_an_entry_of_another_translation_is_replaced(flow: Datagrams) -> None:
+    """The packet that leaves counts, whatever the entry was for."""
+    stage, family = flow.router, flow.family
+    _, arriving, (client, _) = flow.rows[0]
+    second, length = ("10.201.2.3", 32) if family is Family.IPV4 else ("fd02::3", 128)
+    elsewhere = (second, SERVER_PORT)
+    words = ("ip", "address", "replace", f"{second}/{length}", "dev", "s0")
+    stage.servers[0].call(*words, *(("nodad",) if family is Family.IPV6 else ()))
+    rows = [("udp", arriving, (client, elsewhere))]
+    stage.cache.propose(rows)
+    flow.client.close()
+    try:
+        # Straight to the server's second address, behind the same device: this packet leaves as the
+        # new proposal says.
+        with stage.open(stage.client, family, port=client[1]) as direct:
+            direct.sendto(b"question", elsewhere)
+            eventually(lambda: stage.entry(flow.rows[0]).leaving_destination == elsewhere)
+    finally:
+        stage.cache.remove(rows)
+        stage.servers[0].call("ip", "address", "delete", f"{second}/{length}", "dev", "s0")
 
 
 @FLOWS

@@ -99,6 +99,12 @@ def ways() -> Iterator[tuple[Way, Way]]:
         both = []
         for _ in range(2):
             made = stack.enter_context(router())
+            # A quiet machine is here before the first solicitation is answered, and the next one
+            # takes a second.
+            for ends, near, far in ((CLIENT, "r0", "c0"), (SERVER, "r1", "s0")):
+                for address in ends.values():
+                    words = ("lladdr", MACS[far], "dev", near, "nud", "permanent")
+                    made.node.call("ip", "neighbour", "replace", address, *words)
             made.client.call("nft", SILENCE)
             made.servers[0].call("nft", SILENCE)
             wires = (wire(made.client, "c0"), wire(made.servers[0], "s0"))

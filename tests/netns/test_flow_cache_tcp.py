@@ -71,9 +71,8 @@ def test_streams_arrive_whole(stage: Router, family: Family, segments: str) -> N
             for row in flow.rows:
                 entry = stage.entry(row)
                 assert entry.bytes > 0.9 * CHUNKS * len(CHUNK)
-                assert 1000 < entry.bytes / entry.packets < 70_000
-                if segments == "off":
-                    assert entry.bytes / entry.packets < 1501
+                # Segments that travel as one count as many, and headers are counted once for all.
+                assert 1000 < entry.bytes / entry.packets < 1501
     finally:
         for namespace, device in ((stage.client, "c0"), (stage.servers[0], "s0")):
             namespace.call("ethtool", "-K", device, "tso", "on", "gso", "on")
