@@ -117,7 +117,7 @@ def conntrack(
       kbe-nat conntrack -L -p tcp --dport 80
       kbe-nat conntrack -L -f ipv4 -s 10.0.0.0/8 -u ASSURED -o extended,id
       kbe-nat conntrack -E svc/web -e NEW,DESTROY -o timestamp
-      kbe-nat conntrack -L -m 0x1000/0x1000 -q 10.0.2.2
+      kbe-nat conntrack -L -q 10.0.2.2
       kbe-nat conntrack -D -s 10.0.2.15 --dport 80
     """
     # conntrack-tools name a table there, of which there is one here.

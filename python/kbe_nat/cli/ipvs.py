@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 from kbe_nat import __version__
 from kbe_nat.cli.flags.flag import Flag
@@ -13,6 +13,9 @@ from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow, EndpointRow, FlowRow, Pair
 from kbe_nat.errors import SettingError
 from kbe_nat.model import join_address
+
+Counts: TypeAlias = tuple[int | None, ...]
+"""Connections, packets there and back, bytes there and back; None: not counted."""
 
 
 @verb()
@@ -40,13 +43,15 @@ def ipvs(
     if connections:
         _print_connections(socket)
         return
+    # Asked for ahead of the headings: where nobody answers, nothing is written.
+    rows = list(ask_rows(socket, "describe", DescriptionRow))
     print(f"IP Virtual Server version 1.2.1 (kbe-nat {__version__})")
     if stats or rate:
-        _print_counters(socket, is_rate=rate)
+        _print_counters(socket, rows, is_rate=rate)
         return
     print("Prot LocalAddress:Port Scheduler Flags")
     print("  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")
-    for row in ask_rows(socket, "describe", DescriptionRow):
+    for row in rows:
         affinity = f" persistent {row.affinity_seconds}" if row.affinity_seconds else ""
         for frontend in _frontends(row):
             print(f"{row.protocol.upper():<4} {frontend} {row.strategy}{affinity}")
@@ -72,24 +77,23 @@ def _frontends(row: DescriptionRow) -> list[str]:
 @dataclass(frozen=True, slots=True)
 class _Counters:
     flows: int
-    packets: Pair
-    bytes: Pair
+    packets: Pair | None
+    bytes: Pair | None
 
     @classmethod
     def of(cls, row: DescriptionRow | EndpointRow) -> "_Counters":
-        return cls(row.flows, row.packets or (0, 0), row.bytes or (0, 0))
+        return cls(row.flows, row.packets, row.bytes)
 
-    def values(self) -> tuple[int, ...]:
-        return self.flows, *self.packets, *self.bytes
+    def values(self) -> Counts:
+        return self.flows, *(self.packets or UNKNOWN), *(self.bytes or UNKNOWN)
 
 
-def _print_counters(socket: Path, *, is_rate: bool) -> None:
+def _print_counters(socket: Path, rows: list[DescriptionRow], *, is_rate: bool) -> None:
     names = RATES if is_rate else TOTALS
     print(f"{'Prot LocalAddress:Port':<32}" + "".join(f"{name:>9}" for name in names))
     print("  -> RemoteAddress:Port")
-    before: dict[object, tuple[int, ...]] = {}
+    before: dict[object, Counts] = {}
     started = time.monotonic()
-    rows = list(ask_rows(socket, "describe", DescriptionRow))
     if is_rate:
         before = {key: values for row in rows for key, values in _look(row).items()}
         time.sleep(SECONDS)
@@ -101,16 +105,21 @@ def _print_counters(socket: Path, *, is_rate: bool) -> None:
                 name = key[2] or f"{row.protocol.upper():<4} {frontend}"
                 label = f"  -> {name}" if key[2] else name
                 growth = zip(values, before.get(key, values if is_rate else (0,) * 5), strict=True)
-                numbers = [_short((now - then) / seconds) for now, then in growth]
+                numbers = [_growth(now, then, seconds) for now, then in growth]
                 print(f"{label:<32}" + "".join(f"{number:>9}" for number in numbers))
 
 
-def _look(row: DescriptionRow) -> dict[tuple[str, int, str], tuple[int, ...]]:
+def _look(row: DescriptionRow) -> dict[tuple[str, int, str], Counts]:
     """The counters of a port, and of each of its backends."""
     looks = {(row.name, row.family, ""): _Counters.of(row).values()}
     for each in row.endpoints:
         looks[row.name, row.family, each.backend] = _Counters.of(each).values()
     return looks
+
+
+def _growth(now: int | None, then: int | None, seconds: float) -> str:
+    """A dash where the kernel does not count."""
+    return "-" if now is None or then is None else _short((now - then) / seconds)
 
 
 def _short(value: float) -> str:
@@ -122,9 +131,10 @@ def _short(value: float) -> str:
 
 
 def _print_connections(socket: Path) -> None:
+    rows = list(ask_rows(socket, "flows", FlowRow))
     print("IPVS connection entries")
     print("pro expire state       source             virtual            destination")
-    for row in ask_rows(socket, "flows", FlowRow):
+    for row in rows:
         minutes, seconds = divmod(row.timeout, 60)
         ends = (row.source, row.destination, row.reply_source)
         places = " ".join(f"{join_address(*end):<18}" for end in ends)
@@ -135,6 +145,7 @@ def _print_connections(socket: Path) -> None:
 IPV6: Final = 6
 STATEFUL: Final = ("tcp", "sctp")
 """Protocols whose connections have states; IPVS takes no other for active."""
+UNKNOWN: Final = (None, None)
 SECONDS: Final = 1.0
 """Between the two looks of --rate."""
 TOTALS: Final = ("Conns", "InPkts", "OutPkts", "InBytes", "OutBytes")

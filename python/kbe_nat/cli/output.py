@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Iterable
+from itertools import chain, islice
 from shutil import get_terminal_size
 from typing import Final, Protocol
 
@@ -56,9 +57,12 @@ def show_document(value: msgspec.Struct, indent: int | None = 2) -> None:
 
 def show_json_rows(rows: Iterable[object], kind: str) -> None:
     """Write a list of things of a kind as `show_json` does, each row as it comes."""
+    remaining = iter(rows)
+    # Asked for before anything is written: where it fails, nothing was.
+    first = list(islice(remaining, 1))
     sys.stdout.write(f'{{\n  "apiVersion": "{API_VERSION}",\n  "kind": "{kind}List",\n')
     before = '  "items": ['
-    for row in rows:
+    for row in chain(first, remaining):
         text = json.dumps(msgspec.to_builtins(row), indent=2)
         sys.stdout.write(f"{before}\n{textwrap.indent(text, '    ')}")
         before = ","

@@ -45,7 +45,12 @@ playground = VerbGroup(
 
 StateFolder = Annotated[
     Path,
-    Flag("--state", envvar="KBE_NAT_PLAYGROUND", help="Where the playground's state is kept."),
+    Flag(
+        "--state",
+        envvar="KBE_NAT_PLAYGROUND",
+        metavar="DIR",
+        help="The playground's folder, which `up` makes and `down` removes.",
+    ),
 ]
 STATE: Final = Path("/run/kbe-nat-playground")
 KINDS_LISTED: Final = tuple(VIEWS)
@@ -77,7 +82,8 @@ def up(
             with interruptions.obey():
                 print(
                     f"The node is {world.node.name}, the client {world.client.name}; "
-                    "the daemon serves."
+                    "the daemon serves.\n"
+                    f"Other verbs ask it with --socket {world.socket}"
                 )
         except BaseException as error:
             if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
@@ -198,7 +204,7 @@ def rules(
     ] = "simpleservice",
     state: StateFolder = STATE,
 ) -> None:
-    """Show the rules that kube-proxy would write for the same state, as on the page.
+    """Show the rules that kube-proxy would write for the same state.
 
     Examples:
       kbe-nat playground rules simpleservice

@@ -72,6 +72,8 @@ class World:
         self.socket = folder / "control.sock"
         self._objects = folder / "objects"
         self._file = folder / "state.json"
+        self._mark = folder / "playground"
+        """Says that the folder is a playground's, whatever else is in it."""
 
     def up(self, *options: str) -> None:
         """Make node and client, and start the daemon, with more options of `kbe-nat proxy`. Raises
@@ -83,7 +85,9 @@ class World:
             )
         require("proxy", "the playground's daemon")
         self.down()
-        self._objects.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._mark.touch()
+        self._objects.mkdir()
         self.node.make()
         self.client.make()
         wire_node(self.node, self.client)
@@ -103,7 +107,14 @@ class World:
         self._wait(lambda: bool(self.status()), "the daemon does not answer")
 
     def down(self) -> None:
-        """Remove all of it, also the remains of a command that was killed."""
+        """Remove all of it, also the remains of a command that was killed. Raises
+        `PlaygroundError` where the folder has something else.
+        """
+        is_ours = self._mark.exists()
+        if not is_ours and self._folder.exists() and not _is_empty(self._folder):
+            raise PlaygroundError(
+                f"{self._folder}: no playground is in this folder; it is left as it is"
+            )
         if self._file.exists():
             state = self._state()
             for process in (state.daemon, *(pod.server for pod in state.pods.values())):
@@ -112,7 +123,8 @@ class World:
             for path in sorted(FOLDER.iterdir()):
                 if path.name.startswith("kbe-") and path.name.endswith(f"-{self._suffix}"):
                     Namespace(path.name).take_away()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if is_ours:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def apply(self, text: str, origin: str) -> list[str]:
         """Make or change the objects of a text. Returns a line for each, in kubectl's words.
@@ -327,6 +339,10 @@ def _parse(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
 def _write(document: object) -> str:
     """The text of an object: JSON, in which every value has one type."""
     return json.dumps(document, indent=2) + "\n"
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _file(item: ParsedObject) -> str:
