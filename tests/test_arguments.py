@@ -98,10 +98,16 @@ def cell() -> _native.LabCell:
     raise kbe_nat.KbeNatError("the lab's own tests make cells")
 
 
+def cache_sync() -> _native.CacheSync:
+    cache = _native.FlowCache()
+    return _native.CacheSync(engine(), cache, max_flows=16, socket_buffer=65536)
+
+
 QUEUES = count(64_123)
 INSTANCES: dict[str, Callable[[], Any]] = {
     "Assignment": lambda: _native.Assignment(b'{"name": "random"}', 1, None),
     "BackendIdMap": lambda: _native.BackendIdMap(0xFF),
+    "CacheSync": cache_sync,
     "CaptureReader": lambda: _native.CaptureReader(CAPTURE),
     "CaptureWriter": lambda: _native.CaptureWriter("/dev/null", _native.CaptureReader(CAPTURE)),
     "ConnectTimes": connects,
@@ -125,6 +131,7 @@ RIGHT: dict[str, Any] = {
     "CaptureBatch": lambda: _native.CaptureReader(CAPTURE).read_batch(1, 0),
     "CaptureReader": lambda: _native.CaptureReader(CAPTURE),
     "Engine": engine,
+    "FlowCache": lambda: _native.FlowCache(),
     "Iterable[tuple[tuple[_Address, int], int]]": [(("10.0.0.1", 80), 1)],
     "NftElements": lambda: _native.NftElements(4, 0, bytes(4)),
     "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, native=True),

@@ -174,6 +174,7 @@ MACHINES: dict[str, Callable[[], Any]] = {
     "ConntrackEvents": lambda: _native.ConntrackEvents(socket_buffer=65536),
     "ConntrackSync": lambda: _native.ConntrackSync(engine(), socket_buffer=65536),
     "Engine": engine,
+    "CacheSync": lambda: None,
     "FlowCache": lambda: None,
     "FlowTable": lambda: engine().flows_table(),
     "HeldConnections": lambda: None,

@@ -379,7 +379,8 @@ def test_changes_are_watched(
         document = json.loads(changed)
         assert (document["kind"], document["backends"]) == ("Service", 0)
     watcher.send_signal(2)
-    assert watcher.wait(30) in (124, 130)
+    # 130, or dead of the signal: a shell shows both alike.
+    assert watcher.wait(30) in (124, 130, -2)
     assert watcher.stderr.read() == ""
 
 
