@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
@@ -39,7 +39,6 @@ use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Updates, Waker};
 use kbe_nat_netlink::doubts::{Doubt, Doubts, Topic};
 
 use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage, Standing};
-use crate::conntrack_sync::lock;
 
 /// What a cache of flows is kept by. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -428,6 +427,10 @@ impl CacheSync {
         }
         Ok(())
     }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Adds what the cache has carried to the counters of a flow that has some.

@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::tuple::Protocol;
@@ -32,7 +32,7 @@ use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::{Family, monotonic};
 
-use crate::cache_sync::{self, CacheSync};
+use crate::cache_sync::{self, CacheSync, lock};
 use crate::cached_flows::FlowKey;
 use crate::ended_flows::EndedFlows;
 use crate::selections::merge;
@@ -405,10 +405,6 @@ impl PacedSelections {
         }
         self.next.saturating_duration_since(now).min(PATIENCE)
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A flow of the kernel as the engine takes it.
