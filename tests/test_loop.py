@@ -70,7 +70,7 @@ def test_every_packet_gets_its_verdict() -> None:
     queue = Script([batch(1, b"\xff", b""), batch(2), batch(3, b"\x45")])
     loop = kbe_nat.Loop(kbe_nat.Engine(), queue)
     loop.run()
-    assert queue.verdicts == [("drop", "accept"), (), ("drop",)]
+    assert queue.verdicts == [("drop", "drop"), (), ("drop",)]
     assert (loop.packets, loop.batches, loop.panics) == (3, 2, 0)
 
 

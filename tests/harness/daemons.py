@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.waiting import eventually
+from kbe_nat.daemon.checkpoints import Stamp
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
@@ -127,6 +128,17 @@ class Daemon:
 
     def write(self, name: str, text: str) -> None:
         (self.folder / "objects" / name).write_text(text)
+
+    def wait_for_checkpoint(self) -> None:
+        """Return once the file of connections is from after this call, so that it has all that
+        were there before. At once where the kernel keeps them.
+        """
+        called = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        state = self.folder / "state"
+        if not self.datapath.offloads:
+            eventually(
+                lambda: state.exists() and Stamp.decode(state.read_bytes()).since_boot > called
+            )
 
     def __enter__(self) -> Self:
         return self

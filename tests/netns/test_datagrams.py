@@ -89,10 +89,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
     with Clients(daemon.cluster, family, FLOWS) as clients:
         before = clients.asked()
         assert set(before) == {"a", "b"}
-        if datapath is DatapathKind.EVERY_PACKET:
-            state = daemon.folder / "state"
-            size = len(daemon.get("flows")) * 50
-            eventually(lambda: state.exists() and state.stat().st_size > size, 30)
+        daemon.wait_for_checkpoint()
         for end, arguments in (
             (signal.SIGKILL, ()),
             (signal.SIGUSR2, ()),

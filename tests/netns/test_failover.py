@@ -289,7 +289,7 @@ def test_who_waits_for_a_drain_hears_of_the_daemons_end(daemon: Daemon) -> None:
             text=True,
         )
         assert draining.stdout is not None
-        assert "1 connections left" in draining.stdout.readline()
+        assert "1 connection left" in draining.stdout.readline()
         daemon.end(signal.SIGKILL)
         _, said = draining.communicate(timeout=10)
         assert draining.returncode == 2

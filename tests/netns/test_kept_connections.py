@@ -16,7 +16,6 @@ import pytest
 from harness.daemons import SEED, Daemon, kernel_rules
 from harness.programs import KEPT_FLOWS, NAMED_POD, SHORT_LOAD
 from harness.stage import PODS, WITHOUT_CACHE, add_ipv6, served
-from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -132,8 +131,7 @@ def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(
     assert set(names) == {"pod-0", "pod-1"}
     before = backends(daemon)
     assert len(before) == 1000
-    if daemon.datapath is DatapathKind.EVERY_PACKET:
-        eventually(lambda: state_bytes(daemon) >= 1000 * FLOW_BYTES)
+    daemon.wait_for_checkpoint()
     daemon.end(signal.SIGKILL)
     daemon.start("--strategy", "random")
     assert backends(daemon) == before
@@ -147,9 +145,8 @@ def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(
     rules = kernel_rules(daemon.cluster)
     daemon.start("--strategy", "random")
     clients.open(tcp=20, udp=20)
-    if daemon.datapath is DatapathKind.EVERY_PACKET:
-        # It is written now and then, and the next time is far.
-        eventually(lambda: state_bytes(daemon) >= 80 * FLOW_BYTES)
+    # It is written now and then, and the next time is far.
+    daemon.wait_for_checkpoint()
     with program(daemon.cluster.client, SHORT_LOAD, *VIPS) as load:
         assert load.stdout is not None
         assert load.stdout.readline() == "ready\n"

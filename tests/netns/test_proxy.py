@@ -106,11 +106,7 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
     with own as connection:
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
-        state = daemon.folder / "state"
-        if daemon.datapath is DatapathKind.EVERY_PACKET:
-            eventually(
-                lambda: state.exists() and len(daemon.get("flows")) and state.stat().st_size > 150
-            )
+        daemon.wait_for_checkpoint()
         daemon.end(signal.SIGKILL)
         connection.sendall(b"after")
         if daemon.datapath.offloads:
