@@ -1,7 +1,7 @@
-"""Write rust/flowcache/src/program/code.rs: the flow cache's programs as the kernel takes them,
-compiled from flow_cache.bpf.c, which stands beside it.
+"""Write rust/flowcache/src/program/code/*.rs: the flow cache's programs as the kernel takes them,
+compiled from flow_cache.bpf.c and its headers, which stand beside it.
 
-So that neither users nor builds need a compiler for BPF, the file is in the repository. `--check`
+So that neither users nor builds need a compiler for BPF, the files are in the repository. `--check`
 writes nothing, and ends with 1 if the source has changed since, or if the compiler that wrote the
 file gives other code. Another compiler's code is not compared; then it says so.
 """
@@ -23,15 +23,16 @@ from written import write
 
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "rust/flowcache/src/program/flow_cache.bpf.c"
-CODE: Final = SOURCE.with_name("code.rs")
+CODE: Final = SOURCE.with_name("code")
 FLAGS: Final = ("-O2", "-target", "bpfel", "-mcpu=v3", "-Wall", "-Wextra", "-Werror")
 """v3 has comparisons of 32 bits: half the instructions where numbers are narrow."""
 PROGRAMS: Final = ("ingress", "egress", "probe")
-HEAD: Final = """//! Written by tools/flow_cache_program.py from flow_cache.bpf.c.
+HEAD: Final = """//! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
 //! Source: sha256 {digest}
 //! Compiler: {compiler}
 
-use super::{{MapName, Program}};
+use crate::program::{names};
+
 """
 
 
@@ -57,21 +58,30 @@ def main() -> int:
     """The exit code."""
     clang = shutil.which("clang")
     compiler = clang and version(clang)
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    sources = sorted(SOURCE.parent.glob("*.bpf.[ch]"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     if "--check" in sys.argv:
-        wanted = re.search(r"^//! Compiler: (.*)$", CODE.read_text(), re.MULTILINE)
-        if f"sha256 {digest}" not in CODE.read_text():
-            print(f"{CODE.name} is of another {SOURCE.name}: run {sys.argv[0]}", file=sys.stderr)
+        before = "".join((CODE / f"{name}.rs").read_text() for name in PROGRAMS)
+        wanted = re.search(r"^//! Compiler: (.*)$", before, re.MULTILINE)
+        if before.count(f"sha256 {digest}") != len(PROGRAMS):
+            print(f"{CODE} is of another {SOURCE.name}: run {sys.argv[0]}", file=sys.stderr)
             return 1
         if not compiler or not wanted or wanted.group(1) != compiler:
             written_by = wanted and wanted.group(1)
-            print(f"{CODE.name} is not compared: by {written_by}, here is {compiler or 'no clang'}")
+            print(f"{CODE} is not compared: by {written_by}, here is {compiler or 'no clang'}")
             return 0
     if not clang:
         print("clang is needed: tools/system-packages.sh clang", file=sys.stderr)
         return 1
-    head = HEAD.format(digest=digest, compiler=compiler)
-    return write(CODE, "\n".join([head, *programs(compiled(clang))]), __doc__)
+    by_name = {section.name: section for section in sections(compiled(clang))}
+    codes = []
+    # All of them, also when the first one differs.
+    for name in PROGRAMS:
+        text = "\n".join(program(by_name, name))
+        names = "{MapName, Program}" if "MapName" in text else "Program"
+        head = HEAD.format(digest=digest, compiler=compiler, names=names)
+        codes.append(write(CODE / f"{name}.rs", head + text, __doc__))
+    return max(codes)
 
 
 def version(clang: str) -> str:
@@ -91,26 +101,24 @@ def compiled(clang: str) -> bytes:
         return target.read_bytes()
 
 
-def programs(elf: bytes) -> Iterator[str]:
-    """A constant of Rust for each program."""
-    by_name = {section.name: section for section in sections(elf)}
-    for name in PROGRAMS:
-        code = by_name[f"classifier/{name}"].content
-        words = [f"0x{word:016x}" for (word,) in struct.iter_unpack("<Q", code)]
-        yield "#[rustfmt::skip]"
-        yield f"pub(crate) static {name.upper()}: Program = Program {{"
-        yield f'    name: "kbe_nat_{name}",'
-        yield "    instructions: &["
-        for start in range(0, len(words), 4):
-            yield f"        {', '.join(words[start : start + 4])},"
-        yield "    ],"
-        yield "    relocations: &["
-        for relocation in relocations(by_name, name):
-            title = "".join(part.title() for part in re.findall(r"[a-z]+|\d+", relocation.symbol))
-            yield f"        ({relocation.instruction}, MapName::{title}, {relocation.offset}),"
-        yield "    ],"
-        yield "};"
-        yield ""
+def program(by_name: dict[str, Section], name: str) -> Iterator[str]:
+    """A constant of Rust."""
+    code = by_name[f"classifier/{name}"].content
+    words = [f"0x{word:016x}" for (word,) in struct.iter_unpack("<Q", code)]
+    yield "#[rustfmt::skip]"
+    yield f"pub(crate) static {name.upper()}: Program = Program {{"
+    yield f'    name: "kbe_nat_{name}",'
+    yield "    instructions: &["
+    for start in range(0, len(words), 4):
+        yield f"        {', '.join(words[start : start + 4])},"
+    yield "    ],"
+    yield "    relocations: &["
+    for relocation in relocations(by_name, name):
+        title = "".join(part.title() for part in re.findall(r"[a-z]+|\d+", relocation.symbol))
+        yield f"        ({relocation.instruction}, MapName::{title}, {relocation.offset}),"
+    yield "    ],"
+    yield "};"
+    yield ""
 
 
 def sections(elf: bytes) -> list[Section]:

@@ -928,8 +928,9 @@ class FlowCache:
     def devices(self) -> list[int]:
         """The devices that the programs stand on, without those that are gone."""
     def set_peer(self, device: int, is_peer: bool) -> None:
-        """Hand packets for this device to the network namespace at its other end at once: for the
-        host's end of a pod's veth pair alone. Elsewhere packets would be lost.
+        """Hand packets for this device to the network namespace at its other end at once, or not
+        any more; its entries are void then. For the host's end of a pod's veth pair alone, while
+        both ends are up: elsewhere packets are lost.
         """
     def beat(self, seconds: float) -> None:
         """Say that the caller lives: without another call entries are void after this many
@@ -939,6 +940,11 @@ class FlowCache:
         """Make all entries void at once. Each comes back with the next packet of its flow that
         leaves.
         """
+    def void_device(self, device: int) -> None:
+        """Make the entries void at once whose packets come or leave by this device, by its
+        number.
+        """
+
     @property
     def generation(self) -> int:
         """How often `void` was called."""

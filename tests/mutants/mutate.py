@@ -58,7 +58,7 @@ class Mutant:
     @property
     def is_bpf(self) -> bool:
         """Its file is compiled on its own, by clang."""
-        return self.file.endswith(".bpf.c")
+        return self.file.endswith((".bpf.c", ".bpf.h"))
 
     def misfit(self, root: Path) -> str:
         """Why it cannot be applied; empty when it can."""

@@ -253,26 +253,33 @@ pub(crate) fn load_program(
     unsafe { attributes.open(Command::ProgramLoad) }
 }
 
-/// Runs a program on a frame, which comes from no device, and returns its answer. The frame that it
-/// leaves is put into `result`, which is as long, or empty. `flags` are `BPF_F_TEST_...`.
+/// Runs a program on a frame at the loopback device, and returns its answer. The frame that it
+/// leaves is put into `result`, which is as long, or empty. `arrival` is the device by which the
+/// frame has come, or 0; `flags` are `BPF_F_TEST_...`.
 pub(crate) fn test_run(
     program: BorrowedFd<'_>,
     frame: &[u8],
     result: &mut [u8],
+    arrival: u32,
     flags: u32,
 ) -> io::Result<i32> {
+    // The beginning of `struct __sk_buff`, up to `ingress_ifindex`.
+    let mut packet = [0; 40];
+    packet[36..].copy_from_slice(&arrival.to_ne_bytes());
     let mut attributes = Attributes::new()
         .descriptor(0, program)
         .u32(8, frame.len() as u32)
         .u32(12, result.len() as u32)
         .source(16, frame)
         .u32(32, 1)
+        .u32(40, packet.len() as u32)
+        .source(48, &packet)
         .u32(64, flags);
     if !result.is_empty() {
         attributes = attributes.target(24, result);
     }
-    // SAFETY: the frame is as long as is said, and so is the room for what becomes of it, which is
-    // borrowed mutably.
+    // SAFETY: frame and packet are as long as is said, and so is the room for what becomes of the
+    // frame, which is borrowed mutably.
     unsafe { attributes.call(Command::ProgramTestRun) }?;
     Ok(attributes.get(4).cast_signed())
 }
@@ -311,6 +318,16 @@ pub(crate) fn coarse_clock() -> u64 {
     // SAFETY: one structure, which lives until the call returns.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A number that nobody can guess.
+pub(crate) fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    // SAFETY: there is as much room as is said, borrowed mutably.
+    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } {
+        8 => Ok(u64::from_ne_bytes(bytes)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The kind of a device of this thread's network namespace (`ARPHRD_...`).

@@ -1,8 +1,9 @@
 //! The cache: maps, programs and the devices that they stand on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -11,7 +12,7 @@ use crate::bpf;
 use crate::counters::{COUNTERS, Counters};
 use crate::device::Links;
 use crate::flow::{CachedFlow, Family, Proposal, Tuple};
-use crate::layout::{self, Moment};
+use crate::layout::{self, Moment, Voids};
 use crate::map::{Map, MapKind};
 use crate::probe::{self, ProbeError};
 use crate::program::{EGRESS, INGRESS, MapName, ProgramError};
@@ -50,6 +51,8 @@ pub struct FlowCache {
     v6: FamilyMaps,
     /// Keys are numbers of devices.
     peers: Map,
+    /// How often entries of a device were made void, by its place.
+    voids: Map,
     counters: Map,
     control: Map,
     state: Mutex<Control>,
@@ -68,10 +71,14 @@ struct FamilyMaps {
 }
 
 /// What the program reads for each packet.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 struct Control {
     alive_until: u64,
-    generation: u32,
+    /// Of the seals of entries.
+    secret: u64,
+    voids: Voids,
+    /// Devices that are peers.
+    peers: BTreeSet<u32>,
 }
 
 impl FlowCache {
@@ -92,6 +99,7 @@ impl FlowCache {
         let v4 = FamilyMaps::create(Family::V4, ["flows4", "proposals4"], sizes)?;
         let v6 = FamilyMaps::create(Family::V6, ["flows6", "proposals6"], sizes)?;
         let peers = create("peers", MapKind::Hash, 4, 1, PEERS)?;
+        let voids = create("voids", MapKind::Array, 4, 4, layout::DEVICES)?;
         let counters = create("counters", MapKind::PerCpuArray, 4, COUNTERS * 8, 1)?;
         let control = create("control", MapKind::Array, 4, layout::CONTROL, 1)?;
         let maps = [
@@ -100,17 +108,22 @@ impl FlowCache {
             (MapName::Proposals4, v4.proposals.descriptor()),
             (MapName::Proposals6, v6.proposals.descriptor()),
             (MapName::Peers, peers.descriptor()),
+            (MapName::Voids, voids.descriptor()),
             (MapName::Counters, counters.descriptor()),
             (MapName::Control, control.descriptor()),
         ];
+        let secret = bpf::random().map_err(|error| LoadError::Map("control", error))?;
+        let state =
+            Control { alive_until: 0, secret, voids: Voids::default(), peers: BTreeSet::new() };
         let (ingress, egress) = (INGRESS.load(&maps)?, EGRESS.load(&maps)?);
         let cache = Self {
             v4,
             v6,
             peers,
+            voids,
             counters,
             control,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             ingress,
             egress,
             links: Links::default(),
@@ -140,15 +153,30 @@ impl FlowCache {
     }
 
     /// Hands packets for this device to the network namespace at its other end at once, past the
-    /// device's own way out. For the host's end of a pod's veth pair alone: where the other end is
-    /// in this namespace, or there is none, packets would be lost. Holds for entries that are made
-    /// or renewed from now on.
+    /// device's own way out, or does not any more. Its entries are void then. For the host's end of
+    /// a pod's veth pair alone, see [`Link::may_be_peer`]: elsewhere packets are lost in silence.
+    /// They are, too, when the other end goes down or moves, so that each change of the device is a
+    /// reason to ask anew. A call that changes nothing costs nothing.
     ///
     /// # Errors
     /// The system's.
+    ///
+    /// [`Link::may_be_peer`]: crate::Link::may_be_peer
     pub fn set_peer(&self, device: u32, is_peer: bool) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.peers.contains(&device) == is_peer {
+            return Ok(());
+        }
         let key = device.to_ne_bytes();
-        if is_peer { self.peers.update(&key, &[1]) } else { self.peers.delete_all(&key) }
+        if is_peer {
+            self.peers.update(&key, &[1])?;
+            state.peers.insert(device);
+        } else {
+            self.peers.delete_all(&key)?;
+            state.peers.remove(&device);
+        }
+        // A packet that leaves in between makes an entry of what was before.
+        self.raise(&mut state, device)
     }
 
     /// Says that the caller lives: without another call entries are void after this time. Cost: a
@@ -168,12 +196,22 @@ impl FlowCache {
     /// # Errors
     /// The system's.
     pub fn void(&self) -> io::Result<()> {
-        self.set_control(|state| state.generation = state.generation.wrapping_add(1))
+        self.set_control(|state| state.voids.all = state.voids.all.wrapping_add(1))
+    }
+
+    /// Makes the entries void at once whose packets come or leave by this device, and those of
+    /// devices whose numbers are a multiple of 4,096 away. Each comes back as after `void`. Cost: a
+    /// system call.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn void_device(&self, device: u32) -> io::Result<()> {
+        self.raise(&mut self.lock(), device)
     }
 
     /// How often `void` was called.
     pub fn generation(&self) -> u32 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).generation
+        self.lock().voids.all
     }
 
     /// Proposes translations: the next packet of each that leaves so makes an entry. Of two that
@@ -218,7 +256,7 @@ impl FlowCache {
             for proposal in of_family(flows, family) {
                 let key = layout::key(&proposal.arriving);
                 let value = maps.flows.take(&key)?;
-                removed.extend(value.map(|value| layout::flow(&key, &value, family, moment)));
+                removed.extend(value.map(|value| layout::flow(&key, &value, family, &moment)));
             }
         }
         Ok(removed)
@@ -235,7 +273,7 @@ impl FlowCache {
         for family in Family::ALL {
             self.maps(family)
                 .flows
-                .for_each(|key, value| flows.push(layout::flow(key, value, family, moment)))?;
+                .for_each(|key, value| flows.push(layout::flow(key, value, family, &moment)))?;
         }
         Ok(flows)
     }
@@ -250,7 +288,7 @@ impl FlowCache {
         }
         let (family, key) = (Family::of(&arriving.source), layout::key(arriving));
         let value = self.maps(family).flows.lookup(&key)?;
-        Ok(value.map(|value| layout::flow(&key, &value, family, self.moment())))
+        Ok(value.map(|value| layout::flow(&key, &value, family, &self.moment())))
     }
 
     /// What was counted since this was loaded. Cost: a system call.
@@ -270,17 +308,30 @@ impl FlowCache {
     }
 
     fn moment(&self) -> Moment {
-        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = bpf::coarse_clock();
-        Moment { now, generation: state.generation, is_alive: now <= state.alive_until }
+        let state = self.lock();
+        Moment { now, voids: state.voids.clone(), is_alive: now <= state.alive_until }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what the program reads: the lock is held until the kernel has it, so that a beat
     /// cannot take back what `void` has written.
     fn set_control(&self, change: impl FnOnce(&mut Control)) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         change(&mut state);
-        self.control.update(&FIRST, &layout::control(state.alive_until, state.generation))
+        let value = layout::control(state.alive_until, state.secret, state.voids.all);
+        self.control.update(&FIRST, &value)
+    }
+
+    /// Makes a device's entries void.
+    fn raise(&self, state: &mut Control, device: u32) -> io::Result<()> {
+        let place = device % layout::DEVICES;
+        let voids = state.voids.by_device.entry(place).or_default();
+        *voids = voids.wrapping_add(1);
+        self.voids.update(&place.to_ne_bytes(), &voids.to_ne_bytes())
     }
 }
 
@@ -319,124 +370,5 @@ const FIRST: [u8; 4] = [0; 4];
 /// Pods of a node, many times over.
 const PEERS: u32 = 1 << 14;
 
-/// The programs on packets as a network card gives them, which no veth device does.
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-
-    use std::net::SocketAddr;
-    use std::os::fd::AsFd;
-
-    use super::*;
-    use crate::bpf::test_run;
-
-    const REDIRECT: i32 = 7;
-
-    /// A frame of UDP without a checksum of IP's header, which nothing here looks at but itself.
-    fn frame(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
-        let mut udp = Vec::new();
-        udp.extend(source.port().to_be_bytes());
-        udp.extend(destination.port().to_be_bytes());
-        udp.extend((8 + payload.len() as u16).to_be_bytes());
-        udp.extend([0, 0]);
-        udp.extend(payload);
-        let ends: Vec<u8> = layout::key(&Tuple { protocol: 17, source, destination })[8..].to_vec();
-        let mut pseudo = ends.clone();
-        pseudo.extend((udp.len() as u32).to_be_bytes());
-        pseudo.extend([0, 0, 0, 17]);
-        let sum = checksum(&[pseudo, udp.clone()].concat());
-        udp[6..8].copy_from_slice(&sum.to_be_bytes());
-        let mut frame = vec![0; 12];
-        if source.is_ipv4() {
-            let length = (20 + udp.len() as u16).to_be_bytes();
-            let mut ip = vec![0x45, 0, length[0], length[1], 0, 7, 0x40, 0, 64, 17, 0, 0];
-            ip.extend(ends);
-            let sum = checksum(&ip);
-            ip[10..12].copy_from_slice(&sum.to_be_bytes());
-            frame.extend([8, 0]);
-            frame.extend(ip);
-        } else {
-            let length = (udp.len() as u16).to_be_bytes();
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], 17, 64]);
-            frame.extend(ends);
-        }
-        frame.extend(udp);
-        frame
-    }
-
-    /// RFC 1071.
-    fn checksum(bytes: &[u8]) -> u16 {
-        let words = bytes
-            .chunks(2)
-            .map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
-        let mut sum: u32 = words.sum();
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !(sum as u16)
-    }
-
-    /// A cache with an entry for a flow, as `egress` makes it of the frame that leaves.
-    fn with_entry(arriving: Tuple, leaving: Tuple) -> Option<FlowCache> {
-        FlowCache::probe().map_err(|error| eprintln!("skipped: {error}")).ok()?;
-        let cache = FlowCache::load(Sizes { flows: 64, proposals: 64 }).unwrap();
-        cache.beat(Duration::from_secs(60)).unwrap();
-        cache.propose(&[Proposal { arriving, leaving }]).unwrap();
-        let content = frame(leaving.source, leaving.destination, &[1; 64]);
-        test_run(cache.egress.as_fd(), &content, &mut [], 0).unwrap();
-        assert_eq!(cache.counters().unwrap().entered, 1);
-        Some(cache)
-    }
-
-    fn tuples(addresses: [&str; 3], ports: [u16; 2]) -> (Tuple, Tuple) {
-        let [client, frontend, backend] = addresses.map(|address| address.parse().unwrap());
-        let tuple = |address, port| Tuple {
-            protocol: 17,
-            source: SocketAddr::new(client, 4000),
-            destination: SocketAddr::new(address, port),
-        };
-        (tuple(frontend, ports[0]), tuple(backend, ports[1]))
-    }
-
-    const V4: [&str; 3] = ["10.0.0.1", "10.96.0.1", "10.1.0.1"];
-    const V6: [&str; 3] = ["fd00::1", "fd00:96::1", "fd00:1::1"];
-
-    #[test]
-    fn a_frame_is_translated_byte_for_byte() {
-        for (addresses, ports) in [(V4, [80, 8080]), (V6, [80, 8080]), (V4, [80, 80])] {
-            let (arriving, leaving) = tuples(addresses, ports);
-            let Some(cache) = with_entry(arriving, leaving) else { return };
-            let content = frame(arriving.source, arriving.destination, b"odd");
-            let mut sent = vec![0; content.len()];
-            let answer = test_run(cache.ingress.as_fd(), &content, &mut sent, 0).unwrap();
-            let mut expected = frame(leaving.source, leaving.destination, b"odd");
-            if arriving.source.is_ipv4() {
-                expected[22] -= 1;
-                expected[24..26].fill(0);
-                let sum = checksum(&expected[14..34]);
-                expected[24..26].copy_from_slice(&sum.to_be_bytes());
-            } else {
-                expected[21] -= 1;
-            }
-            assert_eq!((answer, sent), (REDIRECT, expected));
-        }
-    }
-
-    /// The kernel itself computes the sum of the whole packet anew, and compares.
-    #[test]
-    fn what_a_device_has_summed_up_stays_right() {
-        const CHECKSUM_COMPLETE: u32 = 1 << 2;
-        for addresses in [V4, V6] {
-            let (arriving, leaving) = tuples(addresses, [80, 8080]);
-            let Some(cache) = with_entry(arriving, leaving) else { return };
-            let content = frame(arriving.source, arriving.destination, b"even");
-            match test_run(cache.ingress.as_fd(), &content, &mut [], CHECKSUM_COMPLETE) {
-                Ok(answer) => assert_eq!(answer, REDIRECT),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    eprintln!("skipped: this kernel cannot make such packets");
-                }
-                Err(error) => panic!("{addresses:?}: {error}"),
-            }
-        }
-    }
-}
+mod tests;

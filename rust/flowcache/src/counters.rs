@@ -44,6 +44,10 @@ counters! {
     fragments;
     /// Slow: shorter than its headers say.
     truncated;
+    /// Slow: the entry was being written, or its memory given to another flow, in this moment.
+    torn;
+    /// Slow: by another device than the packets that have made the entry.
+    other_device;
     /// Slow: a FIN, SYN or RST of a flow in the cache, which has ended the entry.
     closing;
     /// Slow: the daemon has not been heard of.

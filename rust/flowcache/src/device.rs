@@ -48,7 +48,55 @@ impl Links {
     }
 }
 
+/// What the kernel says of a device (RTM_NEWLINK).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link<'a> {
+    /// `IFLA_INFO_KIND`; empty where there is none.
+    pub kind: &'a str,
+    /// `IFF_...`.
+    pub flags: u32,
+    /// Whether the device at its other end is in another network namespace: there is an
+    /// `IFLA_LINK_NETNSID`.
+    pub leads_elsewhere: bool,
+    /// Whether tc shapes or filters what leaves by the device: the way to the peer passes it by.
+    pub is_shaped: bool,
+}
+
+impl Link<'_> {
+    /// Whether packets for this device may be handed to its other end (`FlowCache::set_peer`): it
+    /// is the end of a veth pair whose other end is in another network namespace, and both are up.
+    /// The kernel takes the carrier from one end when the other one goes down or moves to another
+    /// namespace, so that a message tells.
+    #[must_use]
+    pub fn may_be_peer(&self) -> bool {
+        let up = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
+        self.kind == "veth" && self.flags & up == up && self.leads_elsewhere && !self.is_shaped
+    }
+}
+
 /// The kernel severs the links of a device that it removes.
 fn is_there(links: &[OwnedFd; 2]) -> bool {
     links.iter().all(|link| bpf::device_of(link.as_fd()).is_ok_and(|device| device != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_end_may_be_a_peer_while_both_ends_are_up_and_nobody_shapes_it() {
+        let flags = (libc::IFF_UP | libc::IFF_LOWER_UP | libc::IFF_BROADCAST) as u32;
+        let pod = Link { kind: "veth", flags, leads_elsewhere: true, is_shaped: false };
+        assert!(pod.may_be_peer());
+        for other in [
+            Link { kind: "netkit", ..pod },
+            Link { kind: "", ..pod },
+            Link { flags: flags & !(libc::IFF_UP as u32), ..pod },
+            Link { flags: flags & !(libc::IFF_LOWER_UP as u32), ..pod },
+            Link { leads_elsewhere: false, ..pod },
+            Link { is_shaped: true, ..pod },
+        ] {
+            assert!(!other.may_be_peer(), "{other:?}");
+        }
+    }
 }

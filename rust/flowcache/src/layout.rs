@@ -1,5 +1,6 @@
 //! Keys and values of the maps as bytes: the structures of `program/flow_cache.bpf.c`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::flow::{CachedFlow, Family, Tuple};
@@ -8,9 +9,12 @@ use crate::periods;
 /// `struct ends` without its addresses.
 const ENDS: usize = 8;
 /// `struct flow` without its last field.
-const FLOW: usize = 64;
+const FLOW: usize = 72;
 /// `struct control`.
-pub(crate) const CONTROL: usize = 40;
+pub(crate) const CONTROL: usize = 48;
+/// Devices whose entries are made void apart from others': those that are as many numbers from each
+/// other share a place.
+pub(crate) const DEVICES: u32 = 4096;
 
 /// Bytes of `struct ends`.
 pub(crate) const fn ends_length(family: Family) -> usize {
@@ -54,15 +58,32 @@ pub(crate) fn ends(bytes: &[u8], family: Family) -> Tuple {
 }
 
 /// What makes an entry current.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Moment {
     pub(crate) now: u64,
-    pub(crate) generation: u32,
+    pub(crate) voids: Voids,
     pub(crate) is_alive: bool,
 }
 
+/// How often entries were made void.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Voids {
+    /// All.
+    pub(crate) all: u32,
+    /// Those of a device, by its place.
+    pub(crate) by_device: BTreeMap<u32, u32>,
+}
+
+impl Voids {
+    /// The generation of entries with these devices: each void that concerns them makes it larger.
+    fn generation(&self, devices: [u32; 2]) -> u32 {
+        let voids = devices.map(|device| self.by_device.get(&(device % DEVICES)).copied());
+        voids.into_iter().flatten().fold(self.all, u32::wrapping_add)
+    }
+}
+
 /// The flow of a key and a `struct flow`.
-pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: Moment) -> CachedFlow {
+pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: &Moment) -> CachedFlow {
     CachedFlow {
         arriving: ends(key, family),
         leaving: ends(&value[FLOW..], family),
@@ -71,19 +92,20 @@ pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: Moment) -> 
         device: u32_at(value, 36),
         is_current: moment.is_alive
             && moment.now < u64_at(value, 24)
-            && moment.generation == u32_at(value, 32),
+            && moment.voids.generation([u32_at(value, 36), u32_at(value, 40)]) == u32_at(value, 32),
     }
 }
 
 /// A `struct control`.
-pub(crate) fn control(alive_until: u64, generation: u32) -> [u8; CONTROL] {
+pub(crate) fn control(alive_until: u64, secret: u64, generation: u32) -> [u8; CONTROL] {
     let mut bytes = [0; CONTROL];
     let numbers = [periods::RETRY, periods::LEASE, periods::EXPIRY]
         .map(|period| u64::try_from(period.as_nanos()).unwrap_or(u64::MAX));
-    for (place, number) in bytes.chunks_exact_mut(8).zip([alive_until].into_iter().chain(numbers)) {
+    let numbers = [alive_until].into_iter().chain(numbers).chain([secret]);
+    for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_ne_bytes());
     }
-    bytes[32..36].copy_from_slice(&generation.to_ne_bytes());
+    bytes[40..44].copy_from_slice(&generation.to_ne_bytes());
     bytes
 }
 

@@ -7,7 +7,7 @@
 //! all rules, routes and neighbours, makes the entry. Once a lease one packet goes the kernel's way
 //! and renews the entry, and with it the kernel's own timeouts.
 //! Entries are void when [`FlowCache::beat`] is not called any more, and all at once after
-//! [`FlowCache::void`].
+//! [`FlowCache::void`]; [`FlowCache::void_device`] voids those of a device.
 //!
 //! The programs leave to the kernel all that is not certain. Loading needs CAP_BPF, CAP_NET_ADMIN
 //! and CAP_PERFMON, and a kernel with tcx (6.6); [`FlowCache::probe`] says what is missing. When
@@ -27,6 +27,7 @@ mod program;
 
 pub use cache::{FlowCache, LoadError, Sizes};
 pub use counters::Counters;
+pub use device::Link;
 pub use flow::{CachedFlow, Proposal, Tuple};
 pub use probe::ProbeError;
 

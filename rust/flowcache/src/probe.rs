@@ -75,7 +75,7 @@ pub(crate) fn probe() -> Result<(), ProbeError> {
         }
         _ => return Err(ProbeError::NoTcx),
     }
-    match bpf::test_run(program.as_fd(), &FRAME, &mut [], 0)? {
+    match bpf::test_run(program.as_fd(), &FRAME, &mut [], 0, 0)? {
         0 => Ok(()),
         _ => Err(ProbeError::NoIpv6Checksum),
     }

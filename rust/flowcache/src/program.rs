@@ -1,8 +1,13 @@
 //! The programs as the kernel takes them: instructions, and where in them maps are named. What they
-//! do stands in `program/flow_cache.bpf.c`; `tools/flow_cache_program.py` makes `program/code.rs`
-//! of it, so that building this crate takes no compiler for BPF.
+//! do stands in `program/flow_cache.bpf.c`; `tools/flow_cache_program.py` makes
+//! `program/code` of it, so that building this crate takes no compiler for BPF.
 
-mod code;
+/// Each is written by the tool.
+mod code {
+    pub(crate) mod egress;
+    pub(crate) mod ingress;
+    pub(crate) mod probe;
+}
 
 use std::ffi::CStr;
 use std::io;
@@ -12,7 +17,9 @@ use thiserror::Error;
 
 use crate::bpf;
 
-pub(crate) use code::{EGRESS, INGRESS, PROBE};
+pub(crate) use code::egress::EGRESS;
+pub(crate) use code::ingress::INGRESS;
+pub(crate) use code::probe::PROBE;
 
 /// The names that the programs have for maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +29,7 @@ pub(crate) enum MapName {
     Proposals4,
     Proposals6,
     Peers,
+    Voids,
     Counters,
     /// Programs have the address of its only value.
     Control,

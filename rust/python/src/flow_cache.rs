@@ -72,8 +72,9 @@ impl FlowCache {
         self.0.devices()
     }
 
-    /// Hand packets for this device to the network namespace at its other end at once: for the
-    /// host's end of a pod's veth pair alone. Elsewhere packets would be lost.
+    /// Hand packets for this device to the network namespace at its other end at once, or not any
+    /// more; its entries are void then. For the host's end of a pod's veth pair alone, while both
+    /// ends are up: elsewhere packets are lost.
     fn set_peer(
         &self,
         py: Python<'_>,
@@ -95,6 +96,15 @@ impl FlowCache {
     /// Make all entries void at once. Each comes back with the next packet of its flow that leaves.
     fn void(&self, py: Python<'_>) -> PyResult<()> {
         self.ask(py, flowcache::FlowCache::void)
+    }
+
+    /// Make the entries void at once whose packets come or leave by this device, by its number.
+    fn void_device(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::device)] device: u32,
+    ) -> PyResult<()> {
+        self.ask(py, |cache| cache.void_device(device))
     }
 
     /// How often `void` was called.

@@ -1,0 +1,173 @@
+//! The programs on packets as a network card gives them, which no veth device does.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use super::*;
+use crate::bpf::test_run;
+
+const NEXT: i32 = -1;
+const REDIRECT: i32 = 7;
+const LOOPBACK: u32 = 1;
+
+/// A frame of UDP without a checksum of IP's header, which nothing here looks at but itself.
+fn frame(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut udp = Vec::new();
+    udp.extend(source.port().to_be_bytes());
+    udp.extend(destination.port().to_be_bytes());
+    udp.extend((8 + payload.len() as u16).to_be_bytes());
+    udp.extend([0, 0]);
+    udp.extend(payload);
+    let ends: Vec<u8> = layout::key(&Tuple { protocol: 17, source, destination })[8..].to_vec();
+    let mut pseudo = ends.clone();
+    pseudo.extend((udp.len() as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, 17]);
+    let sum = checksum(&[pseudo, udp.clone()].concat());
+    udp[6..8].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![0; 12];
+    if source.is_ipv4() {
+        let length = (20 + udp.len() as u16).to_be_bytes();
+        let mut ip = vec![0x45, 0, length[0], length[1], 0, 7, 0x40, 0, 64, 17, 0, 0];
+        ip.extend(ends);
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        frame.extend([8, 0]);
+        frame.extend(ip);
+    } else {
+        let length = (udp.len() as u16).to_be_bytes();
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], 17, 64]);
+        frame.extend(ends);
+    }
+    frame.extend(udp);
+    frame
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A cache with an entry for a flow, as `egress` makes it of the frame that leaves.
+fn with_entry(arriving: Tuple, leaving: Tuple) -> Option<FlowCache> {
+    with_entry_by(arriving, leaving, LOOPBACK)
+}
+
+/// As `with_entry`, of a frame that has come by this device.
+fn with_entry_by(arriving: Tuple, leaving: Tuple, device: u32) -> Option<FlowCache> {
+    FlowCache::probe().map_err(|error| eprintln!("skipped: {error}")).ok()?;
+    let cache = FlowCache::load(Sizes { flows: 64, proposals: 64 }).unwrap();
+    cache.beat(Duration::from_secs(60)).unwrap();
+    cache.propose(&[Proposal { arriving, leaving }]).unwrap();
+    let content = frame(leaving.source, leaving.destination, &[1; 64]);
+    test_run(cache.egress.as_fd(), &content, &mut [], device, 0).unwrap();
+    assert_eq!(cache.counters().unwrap().entered, 1);
+    Some(cache)
+}
+
+fn tuples(addresses: [&str; 3], ports: [u16; 2]) -> (Tuple, Tuple) {
+    let [client, frontend, backend] = addresses.map(|address| address.parse().unwrap());
+    let tuple = |address, port| Tuple {
+        protocol: 17,
+        source: SocketAddr::new(client, 4000),
+        destination: SocketAddr::new(address, port),
+    };
+    (tuple(frontend, ports[0]), tuple(backend, ports[1]))
+}
+
+const V4: [&str; 3] = ["10.0.0.1", "10.96.0.1", "10.1.0.1"];
+const V6: [&str; 3] = ["fd00::1", "fd00:96::1", "fd00:1::1"];
+
+#[test]
+fn a_frame_is_translated_byte_for_byte() {
+    for (addresses, ports) in [(V4, [80, 8080]), (V6, [80, 8080]), (V4, [80, 80])] {
+        let (arriving, leaving) = tuples(addresses, ports);
+        let Some(cache) = with_entry(arriving, leaving) else { return };
+        let content = frame(arriving.source, arriving.destination, b"odd");
+        let mut expected = frame(leaving.source, leaving.destination, b"odd");
+        if arriving.source.is_ipv4() {
+            expected[22] -= 1;
+            expected[24..26].fill(0);
+            let sum = checksum(&expected[14..34]);
+            expected[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            expected[21] -= 1;
+        }
+        assert_eq!(sent(&cache, &content), (REDIRECT, expected));
+    }
+}
+
+/// The answer to a frame of the flow, and the frame as it is then.
+fn sent(cache: &FlowCache, content: &[u8]) -> (i32, Vec<u8>) {
+    let mut sent = vec![0; content.len()];
+    let answer = test_run(cache.ingress.as_fd(), content, &mut sent, 0, 0).unwrap();
+    (answer, sent)
+}
+
+#[test]
+fn a_void_of_a_device_concerns_its_entries_alone() {
+    for addresses in [V4, V6] {
+        let (arriving, leaving) = tuples(addresses, [80, 8080]);
+        let Some(cache) = with_entry(arriving, leaving) else { return };
+        let content = frame(arriving.source, arriving.destination, b"odd");
+        cache.void_device(LOOPBACK + 1).unwrap();
+        assert_eq!(sent(&cache, &content).0, REDIRECT, "another device's");
+        assert!(cache.find(&arriving).unwrap().unwrap().is_current);
+        cache.void_device(LOOPBACK).unwrap();
+        assert_eq!(sent(&cache, &content), (NEXT, content));
+        assert!(!cache.find(&arriving).unwrap().unwrap().is_current);
+        assert_eq!(cache.counters().unwrap().void, 1);
+        assert_eq!(cache.generation(), 0, "of all entries");
+    }
+}
+
+/// As a packet does that a machine elsewhere sends with a client's addresses.
+#[test]
+fn a_packet_by_another_device_neither_passes_nor_renews() {
+    for addresses in [V4, V6] {
+        let (arriving, leaving) = tuples(addresses, [80, 8080]);
+        let Some(cache) = with_entry_by(arriving, leaving, LOOPBACK + 1) else { return };
+        let content = frame(arriving.source, arriving.destination, b"odd");
+        assert_eq!(sent(&cache, &content), (NEXT, content.clone()));
+        assert_eq!(cache.counters().unwrap().other_device, 1);
+        // One that the kernel has let pass leaves the entry to its own device, until it is over.
+        let leaves = frame(leaving.source, leaving.destination, &[1; 64]);
+        let confirm = |arrival| {
+            test_run(cache.egress.as_fd(), &leaves, &mut [], arrival, 0).unwrap();
+        };
+        confirm(LOOPBACK);
+        assert_eq!(sent(&cache, &content).0, NEXT);
+        assert_eq!(cache.counters().unwrap().other_device, 2);
+        cache.void().unwrap();
+        confirm(0);
+        assert_eq!(cache.counters().unwrap().entered, 1, "the node's own packets have not come");
+        confirm(LOOPBACK);
+        assert_eq!(sent(&cache, &content).0, REDIRECT);
+        assert_eq!(cache.counters().unwrap().entered, 2);
+    }
+}
+
+/// The kernel itself computes the sum of the whole packet anew, and compares.
+#[test]
+fn what_a_device_has_summed_up_stays_right() {
+    const CHECKSUM_COMPLETE: u32 = 1 << 2;
+    for addresses in [V4, V6] {
+        let (arriving, leaving) = tuples(addresses, [80, 8080]);
+        let Some(cache) = with_entry(arriving, leaving) else { return };
+        let content = frame(arriving.source, arriving.destination, b"even");
+        match test_run(cache.ingress.as_fd(), &content, &mut [], 0, CHECKSUM_COMPLETE) {
+            Ok(answer) => assert_eq!(answer, REDIRECT),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                eprintln!("skipped: this kernel cannot make such packets");
+            }
+            Err(error) => panic!("{addresses:?}: {error}"),
+        }
+    }
+}
