@@ -10,6 +10,8 @@ import numpy as np
 import kbe_nat
 from kbe_nat.packets import Packet
 
+if len(sys.argv) != 2:
+    raise SystemExit("usage: python examples/batch.py OBJECTS.yaml")
 COUNT = 10_000
 engine = kbe_nat.load(sys.argv[1], node_addresses=["10.0.2.15"], strategy="mh", seed=1)
 syn = bytes(Packet("tcp", ("10.0.2.15", 0), ("172.30.228.255", 80), flags="S"))

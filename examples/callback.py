@@ -13,6 +13,8 @@ from netfilterqueue import NetfilterQueue, Packet
 
 import kbe_nat
 
+if len(sys.argv) != 2:
+    raise SystemExit("usage: python examples/callback.py OBJECTS.yaml")
 session = kbe_nat.Session(kbe_nat.load(sys.argv[1], node_addresses=["10.0.2.15"]))
 
 

@@ -9,6 +9,8 @@ from collections import Counter
 import kbe_nat
 from kbe_nat.drivers.capture import CaptureQueue
 
+if len(sys.argv) != 3:
+    raise SystemExit("usage: python examples/capture.py OBJECTS.yaml CAPTURE")
 objects, capture = sys.argv[1:]
 engine = kbe_nat.load(objects, node_addresses=["10.0.2.15"], strategy="rr", seed=1)
 with CaptureQueue(capture) as queue:

@@ -36,6 +36,8 @@ class ListQueue:
             print(kbe_nat.ACTIONS[action], packet.source, "->", packet.destination)
 
 
+if len(sys.argv) != 2:
+    raise SystemExit("usage: python examples/queue_loop.py OBJECTS.yaml")
 engine = kbe_nat.load(sys.argv[1], node_addresses=["10.0.2.15"], strategy="rr", seed=1)
 ends = [("172.30.228.255", 80), ("172.30.228.255", 80), ("192.0.2.1", 80)]
 packets = [opening("tcp", ("10.0.2.100", 1024 + n), end) for n, end in enumerate(ends)]

@@ -4,7 +4,8 @@ argument, the value, and what is accepted.
 
 import ast
 import math
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
 from itertools import count
 from pathlib import Path
@@ -228,7 +229,7 @@ def wrong(parameter: Parameter) -> Iterator[Any]:
             yield from ([value] for value in NUMBERS)
     elif parameter.function == "Engine.process_batch" and parameter.name == "packets":
         yield from (5, "ab", [b"a"], [5])
-    elif "Buffer" in plain or plain == "bytes":
+    elif "Buffer" in plain or plain in ("bytes", "_Packet"):
         yield from (5, "text", [b"a"])
     elif plain == "str" and parameter.name == "path":
         yield from (5, 1.5)
@@ -369,7 +370,7 @@ def test_an_address_with_a_zone_is_none() -> None:
     [
         (
             lambda: kbe_nat.Backend("10.0.0.1", 70_000),
-            "port is a whole number from 0 to 65535, not 70000",
+            "port is a whole number from 1 to 65535, not 70000",
         ),
         (
             lambda: kbe_nat.Frontend("10.0.0.1", 80, "nodeport"),  # type: ignore[arg-type]
@@ -426,3 +427,110 @@ def test_the_words_of_an_error(call: Callable[[], object], message: str) -> None
     with pytest.raises((kbe_nat.ArgumentError, TypeError)) as raised:
         call()
     assert str(raised.value) == message
+
+
+def port(
+    frontends: list[tuple[str, int]],
+    cluster: list[tuple[str, int]],
+    local: Sequence[tuple[str, int]] = (),
+    *,
+    validate: bool = True,
+) -> kbe_nat.ServicePort:
+    """A service port at these addresses, with these backends."""
+    return kbe_nat.ServicePort(
+        "default/web",
+        [kbe_nat.Frontend(*frontend) for frontend in frontends],
+        [kbe_nat.Backend(*backend) for backend in cluster],
+        local_backends=[kbe_nat.Backend(*backend) for backend in local],
+        validate=validate,
+    )
+
+
+VIP, POD = ("10.96.0.1", 80), ("10.0.0.1", 80)
+CONTRADICTIONS = [
+    (
+        ([VIP, ("10.96.0.1", 81), VIP], [POD]),
+        "frontends[2] is 10.96.0.1:80, as frontends[0] is: one of them is enough",
+    ),
+    (
+        ([VIP], [POD, POD]),
+        "cluster_backends[1] is 10.0.0.1:80, as cluster_backends[0] is: one of them is enough; "
+        "its weight says how much it gets",
+    ),
+    (
+        ([("fd00::1", 80)], [], [("fd00::2", 80), ("fd00::2", 80)]),
+        "local_backends[1] is [fd00::2]:80, as local_backends[0] is: one of them is enough; "
+        "its weight says how much it gets",
+    ),
+    (
+        ([VIP], [POD, VIP]),
+        "cluster_backends[1] is 10.96.0.1:80, which is a frontend itself: packets would come back",
+    ),
+    (
+        ([VIP], [], [("127.0.0.1", 80)]),
+        "local_backends[0] is 127.0.0.1:80: the kernel sends nothing to loopback that came for "
+        "10.96.0.1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "reason"), CONTRADICTIONS, ids=lambda value: str(value)[:20])
+def test_a_service_port_that_contradicts_itself(parts: tuple[Any, ...], reason: str) -> None:
+    with pytest.raises(kbe_nat.ArgumentError) as raised:
+        port(*parts)
+    assert str(raised.value) == f"service port default/web: {reason}"
+    # As Kubernetes' objects may have it: the API server takes it all.
+    allowed = port(*parts, validate=False)
+    assert pickle.loads(pickle.dumps(allowed)) == allowed
+    kbe_nat.Engine(seed=1).replace_services([allowed])
+
+
+def test_what_only_looks_like_a_contradiction() -> None:
+    port([VIP], [("10.96.0.1", 81)], [POD])
+    port([VIP], [POD], [POD])
+    port([("127.0.0.2", 80)], [("127.0.0.1", 80)])
+    both = [kbe_nat.Frontend(*VIP, "external-ip"), kbe_nat.Frontend(*VIP, "load-balancer")]
+    kbe_nat.ServicePort("default/web", both, [kbe_nat.Backend(*POD)])
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("0.0.0.0", "no host's"),
+        ("0.1.2.3", "no host's"),
+        ("::", "no host's"),
+        ("224.0.0.1", "a multicast address"),
+        ("ff02::1", "a multicast address"),
+        ("255.255.255.255", "the broadcast address"),
+    ],
+)
+def test_a_backend_is_one_host(address: str, reason: str) -> None:
+    with pytest.raises(kbe_nat.ArgumentError) as raised:
+        kbe_nat.Backend(address, 80)
+    assert (
+        str(raised.value)
+        == f"address is the address of one host, not {address!r}: that is {reason}"
+    )
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_a_frontend_has_an_address(address: str) -> None:
+    with pytest.raises(kbe_nat.ArgumentError) as raised:
+        kbe_nat.Frontend(address, 80)
+    assert str(raised.value) == f"address is an address that packets are sent to, not {address!r}"
+
+
+@pytest.mark.parametrize("part", [kbe_nat.Backend, kbe_nat.Frontend])
+def test_no_port_is_0(part: Callable[[str, int], object]) -> None:
+    with pytest.raises(kbe_nat.ArgumentError) as raised:
+        part("10.0.0.1", 0)
+    assert str(raised.value) == "port is a whole number from 1 to 65535, not 0"
+
+
+def test_a_packet_is_taken_as_it_is() -> None:
+    packet = Packet("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80), "S")
+    assert engine().process(packet, 0) == engine().process(bytes(packet), 0)
+    assert engine().explain(packet, 0) == engine().explain(bytes(packet), 0)
+    assert kbe_nat.reject(packet) == kbe_nat.reject(bytes(packet))
+    with pytest.raises(TypeError, match="packet is bytes, or a buffer of them, not <class"):
+        engine().process(Packet, 0)  # type: ignore[arg-type]

@@ -40,6 +40,19 @@ def test_flows_become_a_data_frame() -> None:
     assert "│ 172.17.0.3           ┆ 50  │\n│ 172.17.0.4           ┆ 50  │" in printed
 
 
+@pytest.mark.parametrize("name", ["batch.py", "capture.py", "queue_loop.py", "table.py"])
+def test_an_example_without_arguments_says_what_it_takes(name: str) -> None:
+    if name == "table.py":
+        pytest.importorskip("polars")
+    command = [sys.executable, f"examples/{name}"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"usage: python examples/{name} OBJECTS.yaml")
+    assert done.stderr.count("\n") == 1
+
+
 def test_every_example_is_tried() -> None:
     tried = {command[0] for command in PRINTED} | {"table.py", "callback.py"}
     assert tried == {path.name for path in (ROOT / "examples").glob("*.py")}

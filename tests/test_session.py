@@ -135,3 +135,11 @@ def fragments(packet: bytes, size: int) -> tuple[bytes, bytes]:
 def test_an_unknown_answer_is_refused_at_once() -> None:
     with pytest.raises(kbe_nat.ArgumentError, match="answer is 'icmp' or 'tcp-reset', not 'rst'"):
         session(Clock(), answer="rst")
+
+
+@pytest.mark.parametrize("now", [None, 1.5, -1, "1"])
+def test_a_clock_that_gives_no_nanoseconds_is_named(now: object) -> None:
+    session = kbe_nat.Session(kbe_nat.Engine(), clock=lambda: now)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError) as raised:
+        session.process(b"")
+    assert str(raised.value) == (f"clock gives nanoseconds, a whole number from 0 on, not {now!r}")

@@ -416,3 +416,22 @@ def test_the_repr_of_a_verdict_says_that_its_source_is_masqueraded() -> None:
     engine.replace_services([service()], kbe_nat.NodeView(masquerade_all=True))
     verdict = engine.process(SYN, 0)
     assert repr(verdict) == "<Verdict translate: new, original, new flow, masquerade>"
+
+
+def test_notebooks_show_explanations_and_flows_as_tables() -> None:
+    engine = kbe_nat.Engine(seed=1)
+    backend, name = kbe_nat.Backend("10.0.0.1", 80), "default/<b>"
+    engine.replace_services(
+        [kbe_nat.ServicePort(name, [kbe_nat.Frontend("10.96.0.1", 80)], [backend])]
+    )
+    for port in range(1, 13):
+        engine.process(opening("tcp", ("10.0.0.9", port), ("10.96.0.1", 80)), 0)
+    explained = engine.explain(opening("tcp", ("10.0.0.9", 99), ("10.96.0.1", 80)), 0)
+    html = explained._repr_html_()
+    assert '<th style="text-align: left">checked</th>' in html
+    assert html.count("<tr>") == 1 + len(explained.steps)
+    assert "default/&lt;b&gt;" in html and "<b>" not in html
+    table = engine.flows_table()._repr_html_()
+    assert "&lt;FlowTable: 12 flows&gt;" in table
+    assert table.count("<tr>") == 1 + 10, "a head and the first ten"
+    assert ">SYN_SENT<" in table and ">10.96.0.1<" in table and ">false<" in table

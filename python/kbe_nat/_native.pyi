@@ -7,7 +7,7 @@ nanoseconds of any monotonic clock, packets start at the IP header.
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, Self, SupportsBytes, TypeAlias, final
 
 from typing_extensions import disjoint_base
 
@@ -96,6 +96,7 @@ class _Array(Protocol):
     def __array_interface__(self) -> dict[str, Any]: ...
 
 _Buffer: TypeAlias = Buffer | _Array
+_Packet: TypeAlias = _Buffer | SupportsBytes
 _Strategy: TypeAlias = words.StrategyName | Strategy
 _Address: TypeAlias = str | IPv4Address | IPv6Address
 _Ends: TypeAlias = tuple[tuple[_Address, int], tuple[_Address, int]]
@@ -569,9 +570,9 @@ class NftTables:
 
 @final
 class Backend:
-    """One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to
-    itself are masqueraded, without which they get no answer, unless `hairpin` is false. Raises
-    `ArgumentError`.
+    """One endpoint: where packets of a service port may go. `address` is that of one host: not
+    0.0.0.0, broadcast or multicast. Weight 0 drains. Its connections to itself are masqueraded,
+    without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -630,7 +631,9 @@ class ServicePort:
     "ring" and "bounded" `virtual_nodes`, points of a backend of weight 1 (100); for "bounded"
     `epsilon`, the part of its share that a backend may have beyond it (0.25); for "peak-ewma"
     `decay`, seconds in which a connect time fades to 1/e (10). Cost: the building of the balancer,
-    for "mh" linear in its table, for "ring" and "bounded" in their points. Raises `ArgumentError`.
+    for "mh" linear in its table, for "ring" and "bounded" in their points. A backend or frontend
+    that is there twice, a backend that is a frontend, and one on loopback behind other addresses
+    are errors unless `validate` is false: Kubernetes' objects may say such. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -653,6 +656,7 @@ class ServicePort:
         virtual_nodes: int | None = None,
         epsilon: float | None = None,
         decay: float | None = None,
+        validate: bool = True,
     ) -> ServicePort: ...
     def __replace__(self, **changes: object) -> Self: ...
     @property
@@ -973,6 +977,8 @@ class FlowTable:
     """Flows as columns, in a table of Arrow: `polars.DataFrame(table)`, `pyarrow.table(table)`,
     `pandas.DataFrame.from_arrow(table)`. It does not change any more.
     """
+    def _repr_html_(self) -> str:
+        """What notebooks show: the first ten flows."""
     @property
     def columns(self) -> list[str]:
         """The names of the columns, in their order."""
@@ -1160,6 +1166,8 @@ class Decision:
 class Explanation:
     """Why a packet gets its verdict. Nothing was changed to find out."""
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
     @property
     def action(self) -> words.Action:
         """What `process` would do, as the action of a `Verdict`."""
@@ -1395,7 +1403,7 @@ class Engine:
         """The service ports in force, in the order of their names and families."""
     def process(
         self,
-        packet: _Buffer,
+        packet: _Packet,
         now: int,
         *,
         interface: int = 0,
@@ -1541,7 +1549,7 @@ class Engine:
 
     def explain(
         self,
-        packet: _Buffer,
+        packet: _Packet,
         now: int,
         *,
         interface: int = 0,
@@ -1719,7 +1727,7 @@ def probe_flows() -> None:
     thread; none of them is looked at. Raises `ConntrackError`.
     """
 
-def reject(packet: _Buffer, answer: words.Answer = "icmp") -> bytes | None:
+def reject(packet: _Packet, answer: words.Answer = "icmp") -> bytes | None:
     """The packet that rejects `packet`: an ICMP port unreachable (RFC 792, RFC 4443), or with
     `answer="tcp-reset"` a RST for TCP (RFC 9293, 3.10.7).
 

@@ -95,4 +95,6 @@ def native_port(port: PlannedPort, mode: Mode) -> _native.ServicePort:
         ],
         source_ranges_apply_to_all=port.source_ranges_apply_to_all,
         strategy=port.strategy,
+        # The API server takes endpoints that lead back, and so does kube-proxy.
+        validate=False,
     )

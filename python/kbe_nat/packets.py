@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     else:
         from typing_extensions import Buffer
 
+__all__ = ["TCP_FLAGS", "Ends", "Packet", "crc32c", "ends", "opening", "show"]
+
 
 @dataclass(frozen=True, slots=True)
 class Ends:

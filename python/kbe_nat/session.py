@@ -9,10 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, SupportsBytes, cast
 
 from kbe_nat import words
 from kbe_nat._native import EXPIRY_BUDGET, Engine, Verdict, reject
+
+if TYPE_CHECKING:
+    import sys
+
+    if sys.version_info >= (3, 12):
+        from collections.abc import Buffer
+    else:
+        from typing_extensions import Buffer
 
 EXPIRY_INTERVAL: Final = 10_000_000
 """Nanoseconds between two looks at flows that may have timed out."""
@@ -53,7 +61,7 @@ class Session:
     ...     ]
     ... )
     >>> session = kbe_nat.Session(engine)
-    >>> outcome = session.process(bytes(Packet("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80), "S")))
+    >>> outcome = session.process(Packet("tcp", ("10.0.0.9", 4000), ("10.96.0.1", 80), "S"))
     >>> outcome.action, Packet.parse(outcome.packet).destination
     ('translate', ('10.244.0.3', 8080))
     """
@@ -84,13 +92,14 @@ class Session:
 
     def process(
         self,
-        packet: bytes | bytearray | memoryview,
+        packet: "Buffer | SupportsBytes",
         *,
         interface: int = 0,
         incomplete_checksum: bool = False,
         context: object = None,
     ) -> Outcome:
         """Decide about a packet; `interface` and `incomplete_checksum` as of `Engine.process`.
+        Raises TypeError for what is no packet, and for a clock that gives no whole number.
 
         A fragment whose datagram is not decided yet is held: `released` gives its outcome, together
         with this `context`, after a later packet. Of outcomes that nobody asks for the newest 4,096
@@ -100,6 +109,8 @@ class Session:
         # One thread at a time: a ticket is known here before another thread sees it released.
         with self._lock:
             now = self._clock()
+            if not isinstance(now, int) or now < 0:
+                raise TypeError(f"clock gives nanoseconds, a whole number from 0 on, not {now!r}")
             if now >= self._next_expiry:
                 self.engine.expire(now, EXPIRY_BUDGET)
                 self._next_expiry = now + EXPIRY_INTERVAL
@@ -134,6 +145,6 @@ class Session:
     def __reduce__(self) -> str:
         raise TypeError("Session cannot be pickled or copied: make another one of its engine")
 
-    def _outcome(self, verdict: Verdict, packet: bytes | bytearray | memoryview) -> Outcome:
+    def _outcome(self, verdict: Verdict, packet: "Buffer | SupportsBytes") -> Outcome:
         answer = reject(packet, self._answer) if verdict.action == "reject" else None
         return Outcome(verdict.action, verdict.cause, verdict.packet, answer, verdict.masquerade)

@@ -7,6 +7,7 @@
 //! them. [`NodeView`] is what the engine knows of its node.
 
 mod chunks;
+mod contradictions;
 mod frontend;
 mod index;
 mod node;
@@ -20,6 +21,7 @@ use crate::balance::{Balancer, Random, SizeError, Strategy};
 use crate::cidr::Cidr;
 use crate::tuple::{Family, Protocol};
 
+pub use contradictions::Contradiction;
 pub use frontend::{Frontend, FrontendKind};
 pub use node::{Mode, NodePorts, NodeView, UnknownPort};
 pub use table::ServiceTable;

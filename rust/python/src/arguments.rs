@@ -19,7 +19,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyCFunction, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyCFunction, PyString, PyTuple, PyType};
 use pyo3::{PyClass, PyTypeInfo};
 
 use crate::errors;
@@ -185,14 +185,22 @@ impl Argument<'_, '_> for PathBuf {
     }
 }
 
-/// A copy of a buffer's bytes: others may change a buffer while the GIL is released.
+/// A copy of a buffer's bytes, for others may change a buffer while the GIL is released; or the
+/// bytes that an object says it is.
 pub(crate) struct Octets(pub(crate) Vec<u8>);
 
 impl Argument<'_, '_> for Octets {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
-        match PyBuffer::<u8>::get(object) {
-            Ok(buffer) => buffer.to_vec(object.py()).map(Self),
-            Err(_) => Err(place.no_type(object, "bytes, or a buffer of them")),
+        let py = object.py();
+        if let Ok(buffer) = PyBuffer::<u8>::get(object) {
+            return buffer.to_vec(py).map(Self);
+        }
+        // Our packets, and those of scapy: classes in Python have buffers from 3.12 on only.
+        match object.getattr_opt(intern!(py, "__bytes__"))? {
+            Some(method) if !object.is_instance_of::<PyType>() => {
+                Ok(Self(method.call0()?.cast::<PyBytes>()?.as_bytes().to_vec()))
+            }
+            _ => Err(place.no_type(object, "bytes, or a buffer of them")),
         }
     }
 }
@@ -408,12 +416,13 @@ arguments! {
     mark; marks; mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments;
     max_length; max_packets; max_span; max_unassured; megabytes; midstream; mode; name; native;
     node; node_ports; now; number; offloaded; offsets; packet; packets; path; payload;
-    pod_interfaces; pod_ranges; port; ports; proposals; protocol; rate; reader;
+    pod_interfaces; pod_ranges; ports; proposals; protocol; rate; reader;
     reject_addresses; released; removed; reserved; rule; seconds; seed; service; services;
     serving_backends; set; since; snat; socket_buffer; source; source_ranges;
     source_ranges_apply_to_all; span; spec; spin; state; strategy; streams; table; threads;
     timeout; timeouts; total; transaction; unallocated; unknown_port; until; validate;
     value_length; verdict; verdicts; wait; watched; weight; wildcard_families;
+    port: 1, u16::MAX;
     max_flows: 1, u32::MAX;
     max_decisions: 0, 1 << 24;
     virtual_nodes: 1, 100_000;

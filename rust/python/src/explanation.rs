@@ -6,6 +6,7 @@ use kbe_nat_engine as core;
 use kbe_nat_engine::service::Scope;
 use pyo3::prelude::*;
 
+use crate::html;
 use crate::values::{Portable, constant, portable, text};
 
 /// Why a packet gets its verdict. Nothing was changed to find out.
@@ -95,6 +96,13 @@ impl Explanation {
         text.extend(self.service().map(|service| format!(", {service}")));
         text.extend(self.backend().map(|backend| format!(", {backend}")));
         text + ">"
+    }
+
+    /// What notebooks show.
+    fn _repr_html_(&self) -> String {
+        let steps = self.0.steps.iter();
+        let rows = steps.map(|(check, found)| vec![(*check).to_owned(), found.clone()]);
+        html::table(&self.__repr__(), &["checked", "found"], rows)
     }
 }
 

@@ -6,11 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::html;
 use crate::values::machines;
 use arrow_array::builder::{
     BooleanBuilder, Float64Builder, StringBuilder, UInt16Builder, UInt64Builder,
 };
+use arrow_array::cast::AsArray;
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::types::{Float64Type, UInt16Type, UInt64Type};
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchIterator};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use kbe_nat_engine::view::Flow;
@@ -53,6 +56,15 @@ impl FlowTable {
 
     fn __repr__(&self) -> String {
         format!("<FlowTable: {} flows>", self.__len__())
+    }
+
+    /// What notebooks show: the first ten flows.
+    fn _repr_html_(&self) -> String {
+        let rows = self.batches.iter().flat_map(|batch| {
+            (0..batch.num_rows())
+                .map(|row| batch.columns().iter().map(|column| cell(column, row)).collect())
+        });
+        html::table(&self.__repr__(), &self.columns(), rows.take(SHOWN))
     }
 }
 
@@ -122,6 +134,20 @@ fn batch(flows: &[Flow]) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).expect("columns of the schema")
 }
 
+/// One value as a text; columns have the types of the schema.
+fn cell(column: &ArrayRef, row: usize) -> String {
+    if column.is_null(row) {
+        return String::new();
+    }
+    match column.data_type() {
+        DataType::Boolean => column.as_boolean().value(row).to_string(),
+        DataType::UInt16 => column.as_primitive::<UInt16Type>().value(row).to_string(),
+        DataType::UInt64 => column.as_primitive::<UInt64Type>().value(row).to_string(),
+        DataType::Float64 => format!("{:.1}", column.as_primitive::<Float64Type>().value(row)),
+        _ => column.as_string::<i32>().value(row).to_owned(),
+    }
+}
+
 fn texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     let mut builder = StringBuilder::new();
     builder.extend(values);
@@ -134,6 +160,8 @@ fn booleans(values: impl Iterator<Item = bool>) -> ArrayRef {
     Arc::new(builder.finish())
 }
 
+/// Flows that a notebook shows.
+const SHOWN: usize = 10;
 const ENDS: [&str; 4] = ["source", "destination", "reply_source", "reply_destination"];
 
 machines! {

@@ -15,6 +15,7 @@ mod explanation;
 mod flow;
 mod flow_cache;
 mod flow_table;
+mod html;
 mod lab;
 mod limits;
 mod node;

@@ -10,14 +10,14 @@ use kbe_nat_engine::{self as core, Cidr};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arguments::{self, Argument, Place};
+use crate::arguments::{self, Argument, Place, show};
 use crate::errors::argument;
 use crate::values::{Constructed, constructed, equal_by_fields, fields};
 use crate::words::list;
 
-/// One endpoint: where packets of a service port may go. Weight 0 drains. Its connections to itself
-/// are masqueraded, without which they get no answer, unless `hairpin` is false. Raises
-/// `ArgumentError`.
+/// One endpoint: where packets of a service port may go. `address` is that of one host: not
+/// 0.0.0.0, broadcast or multicast. Weight 0 drains. Its connections to itself are masqueraded,
+/// without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Backend(pub(crate) core::Backend);
@@ -27,12 +27,12 @@ impl Backend {
     #[new]
     #[pyo3(signature = (address, port, weight = 1, *, hairpin = true))]
     fn new(
-        #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+        #[pyo3(from_py_with = arguments::address)] address: HostAddress,
         #[pyo3(from_py_with = arguments::port)] port: u16,
         #[pyo3(from_py_with = arguments::weight)] weight: u32,
         #[pyo3(from_py_with = arguments::hairpin)] hairpin: bool,
     ) -> Self {
-        Self(core::Backend { address: SocketAddr::new(address, port), weight, hairpin })
+        Self(core::Backend { address: SocketAddr::new(address.0, port), weight, hairpin })
     }
 
     /// The IP address, as text.
@@ -65,13 +65,39 @@ impl Backend {
     }
 }
 
+/// Of one host that packets can be sent to, as a Service's endpoints have it.
+struct HostAddress(IpAddr);
+
+impl Argument<'_, '_> for HostAddress {
+    fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
+        let address = IpAddr::read(object, place)?;
+        let reason = match address {
+            IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+            IpAddr::V4(v4) if v4.octets()[0] == 0 => "no host's",
+            _ if address.is_unspecified() => "no host's",
+            _ if address.is_multicast() => "a multicast address",
+            _ => return Ok(Self(address)),
+        };
+        let value = show(object);
+        Err(argument(format!("{place} is the address of one host, not {value}: that is {reason}")))
+    }
+}
+
 /// Empty for a node port.
 struct FrontendAddress(Option<IpAddr>);
 
 impl Argument<'_, '_> for FrontendAddress {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
         let is_empty = object.extract::<&str>().is_ok_and(str::is_empty);
-        if is_empty { Ok(Self(None)) } else { IpAddr::read(object, place).map(|ip| Self(Some(ip))) }
+        if is_empty {
+            return Ok(Self(None));
+        }
+        let address = IpAddr::read(object, place)?;
+        if address.is_unspecified() {
+            let accepted = "an address that packets are sent to";
+            return Err(place.no_value(object, accepted));
+        }
+        Ok(Self(Some(address)))
     }
 }
 
@@ -142,7 +168,9 @@ impl Frontend {
 /// "ring" and "bounded" `virtual_nodes`, points of a backend of weight 1 (100); for "bounded"
 /// `epsilon`, the part of its share that a backend may have beyond it (0.25); for "peak-ewma"
 /// `decay`, seconds in which a connect time fades to 1/e (10). Cost: the building of the balancer,
-/// for "mh" linear in its table, for "ring" and "bounded" in their points. Raises `ArgumentError`.
+/// for "mh" linear in its table, for "ring" and "bounded" in their points. A backend or frontend
+/// that is there twice, a backend that is a frontend, and one on loopback behind other addresses
+/// are errors unless `validate` is false: Kubernetes' objects may say such. Raises `ArgumentError`.
 #[pyclass(frozen, module = "kbe_nat")]
 pub(crate) struct ServicePort(pub(crate) Arc<core::ServicePort>);
 
@@ -157,13 +185,13 @@ impl ServicePort {
             is_internal_local = false, is_external_local = false, affinity_seconds = None,
             source_ranges = Vec::new(), source_ranges_apply_to_all = false,
             strategy = "random", table_size = None, virtual_nodes = None, epsilon = None,
-            decay = None,
+            decay = None, validate = true,
         ),
         text_signature = "(name, frontends, cluster_backends, *, family=None, protocol='tcp', \
             local_backends=(), serving_backends=(), is_internal_local=False, \
             is_external_local=False, affinity_seconds=None, source_ranges=(), \
             source_ranges_apply_to_all=False, strategy='random', table_size=None, \
-            virtual_nodes=None, epsilon=None, decay=None)"
+            virtual_nodes=None, epsilon=None, decay=None, validate=True)"
     )]
     #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)]
     fn new(
@@ -190,6 +218,7 @@ impl ServicePort {
         #[pyo3(from_py_with = arguments::virtual_nodes)] virtual_nodes: Option<u32>,
         #[pyo3(from_py_with = arguments::epsilon)] epsilon: Option<f64>,
         #[pyo3(from_py_with = arguments::decay)] decay: Option<f64>,
+        #[pyo3(from_py_with = arguments::validate)] validate: bool,
     ) -> PyResult<Self> {
         if name.is_empty() {
             return Err(argument("name is that of a service port, not ''"));
@@ -215,6 +244,11 @@ impl ServicePort {
             source_ranges_apply_to_all,
             strategy,
         };
+        if validate {
+            let name = &spec.name;
+            let check = |error| argument(format!("service port {name}: {error}"));
+            spec.check().map_err(check)?;
+        }
         // A Maglev table can take a while.
         let service = py.detach(|| core::ServicePort::new(spec)).map_err(argument)?;
         Ok(Self(Arc::new(service)))
@@ -340,6 +374,7 @@ impl Constructed for ServicePort {
             virtual_nodes = parameters.virtual_nodes,
             epsilon = parameters.epsilon,
             decay = parameters.decay,
+            validate = self.0.check().is_ok(),
         )
     }
 }
