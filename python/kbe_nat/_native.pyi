@@ -558,6 +558,11 @@ class NftTables:
         does not have it.
         """
 
+    def contents(self, table: NftTable, set: str) -> bytes | None:
+        """What a set or map holds: keys with their values as the kernel lays them out, in any
+        order. None when the kernel does not have it.
+        """
+
     def addresses(self, table: NftTable, set: str) -> list[tuple[str, float | None]]:
         """What is in a set of addresses, each with the seconds after which it leaves the set, if it
         does. Nothing for a set that the kernel does not have.

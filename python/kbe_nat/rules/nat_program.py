@@ -114,6 +114,10 @@ class NatProgram:
         """The shape of the installed tables, as of `NatTable.shape`."""
         return {family: installed.shape for family, installed in self._installed.items()}
 
+    def table_names(self) -> dict[Family, str]:
+        """The names of the installed tables."""
+        return {family: installed.table.name for family, installed in self._installed.items()}
+
     def install(self, wanted: Iterable[NatTable]) -> None:
         """Make these our tables, in place of any that an earlier run has left, from one packet to
         the next.

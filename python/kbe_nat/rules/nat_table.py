@@ -4,16 +4,22 @@ Theory of operation. The first packet of a connection to a frontend passes two h
 
 1. At priority `mangle`, between conntrack's look-up and the kernel's NAT, the chain `new` sends it
    to the queue. The engine's verdict comes back as a mark that holds the backend's id.
-2. At NAT's priority the packet takes the chain of the set that has its frontend. First `verdict`
-   carries the mark out: `dnat-by-mark` looks up the backend and clears the mark in the same rule,
-   or `rejection` answers. A packet without a verdict falls back to the standby: `standby-dnat`
-   looks up the backend of its frontend, or draws one by each class of frontends in turn, until
-   the frontend is of that class; or `reject-unserved` rejects it.
+2. At NAT's priority the packet takes the chain `frontend`. First `verdict` carries the mark out:
+   `dnat-by-mark` looks up the backend and clears the mark in the same rule, or `rejection`
+   answers. A packet without a verdict falls back to the standby: `rejection`, if no backend may
+   serve every client; else `standby-dnat` looks up the backend of its frontend, or draws one by
+   each class of frontends in turn, until the frontend is of that class.
 
 A frontend for which the kernel always chooses takes the same way, but for two things: `choice`
 lets a first packet past the queue, unless it is in the middle of a connection, about which the
 engine may know more; and clients that are pods keep their source at a cluster IP, as by the engine.
 A pod that so reaches itself is masqueraded behind the translation, by its pair of addresses.
+
+Each rule sees a map or set as it is in that moment. A packet may come while a transaction moves its
+frontend, miss it where it will be, and then where it was. So one look-up in `frontends` says
+whether a packet is ours, in which the frontend stays whatever else changes about it; and a packet
+that is ours and finds no backend is dropped. Its client sends it again. To let it go on would give
+its connection no translation for good.
 
 The queue's chain must be another one than NAT's, and ahead of it. NFQUEUE ends its chain: a packet
 that bypasses the queue, or comes back from it, continues at the next hook, where both cases meet.
@@ -21,9 +27,9 @@ that bypasses the queue, or comes back from it, continues at the next hook, wher
 The kernel calls NAT chains for first packets only, and conntrack translates the later ones. An
 established packet therefore meets one comparison of its connection's state.
 
-Invariants: each frontend is in exactly one of `FRONTEND_SETS`; those that are served have a backend
-in `standby`, or in `standby-slots` one for every slot of one class; no packet leaves the NAT hook
-with the mark of a verdict, so routing never sees it. `ranges` and `addresses` hold destinations
+Invariants: all frontends are in `frontends`, and each is in one of `KIND_SETS` at most; those that
+are served have a backend in `standby`, or in `standby-slots` one for every slot of one class; no
+packet leaves the NAT hook with the mark of a verdict, so routing never sees it. `ranges` and `addresses` hold destinations
 without a frontend. They have no standby: such packets wait for the engine's verdict, and are
 dropped while no process listens.
 """
@@ -45,9 +51,7 @@ from kbe_nat.rules.standby import Standby
 
 
 class NatSet(StrEnum):
-    """The maps and sets of a table, by their names. A set of frontends shares its name with the
-    chain that a packet to such a frontend takes.
-    """
+    """The maps and sets of a table, by their names."""
 
     BACKENDS = "backends"
     """A map from the mark that holds a backend's id to its address and port."""
@@ -55,8 +59,10 @@ class NatSet(StrEnum):
     """A map from a frontend to the one backend that serves it without a verdict."""
     STANDBY_SLOTS = "standby-slots"
     """The same from a frontend and a slot to one of several."""
-    STANDBY_MASQUERADE = "standby-masquerade"
-    """Frontends whose standby is masqueraded, so that answers come back to this node."""
+    FRONTENDS = "frontends"
+    """All frontends. Those that are in no other set have a standby whose clients are masqueraded,
+    so that answers come back to this node.
+    """
     STANDBY_KEEP_SOURCE = "standby-keep-source"
     """Frontends whose standby sees the client's address."""
     CHOICE_MASQUERADE = "choice-masquerade"
@@ -115,11 +121,6 @@ class NatTable:
     """None: the kernel always chooses for no frontend."""
 
     @property
-    def frontend_sets(self) -> tuple[NatSet, ...]:
-        """The sets that its frontends are in."""
-        return FRONTEND_SETS if self.choice is None else FRONTEND_SETS + CHOICE_SETS
-
-    @property
     def shape(self) -> object:
         """The values that are in rules: another shape needs another table."""
         return self.ranges, self.resets_tcp, self.slot_classes, self.choice
@@ -167,11 +168,7 @@ class NatTableWriter:
         lines = (
             # A confirmed connection has its translation, also before it was answered.
             "ct status & confirmed != 0 accept",
-            *(OPENINGS if table.choice else ()),
-            *(
-                f"{PORTED} {_frontend(ip)} @{name} goto queue-bypass"
-                for name in table.frontend_sets
-            ),
+            f"{_ours(ip)} goto queue-bypass",
             *(f"{ip} daddr {text} goto queue-no-bypass" for text in _portless(table)),
         )
         hooks = {
@@ -182,10 +179,10 @@ class NatTableWriter:
             )
             for hook in ("prerouting", "output")
         }
-        choice = [f"{PORTED} {_frontend(ip)} @{name} accept" for name in CHOICE_SETS]
+        choice = [f"{_frontend(ip)} @{name} accept" for name in CHOICE_SETS]
         return {
             **({"choice": tuple(choice)} if table.choice else {}),
-            "queue-bypass": ("ct state invalid drop",),
+            "queue-bypass": (*(OPENINGS if table.choice else ()), "ct state invalid drop"),
             "queue-no-bypass": (),
             "new": lines,
             **hooks,
@@ -196,7 +193,7 @@ class NatTableWriter:
         them.
         """
         hook_lines = (
-            *(f"{PORTED} {_frontend(ip)} @{name} goto {name}" for name in table.frontend_sets),
+            f"{_ours(ip)} goto frontend",
             *(f"{ip} daddr {text} goto verdict" for text in _portless(table)),
         )
         icmp = "icmpv6" if table.family == Family.IPV6 else "icmp"
@@ -233,43 +230,38 @@ class NatTableWriter:
         )
 
     def _standby_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
-        marks = self._marks
-        no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
-        masquerade = f"meta mark set meta mark | {marks.masquerade:#x}"
+        masquerade = f"meta mark set meta mark | {self._marks.masquerade:#x}"
+        choice_sets = CHOICE_SETS if table.choice else ()
         return {
             "standby-dnat": tuple(_dnat_lines(table.slot_classes, ip)),
-            NatSet.STANDBY_MASQUERADE: (
-                "jump verdict",
-                f"{no_verdict} {masquerade} goto standby-dnat",
-            ),
-            NatSet.STANDBY_KEEP_SOURCE: ("jump verdict", f"{no_verdict} goto standby-dnat"),
             **(self._choice_chains(table.choice, ip) if table.choice else {}),
-            NatSet.REJECT_UNSERVED: ("jump verdict", f"{no_verdict} goto rejection"),
+            "frontend": (
+                # It ends here, unless the packet has no verdict.
+                "jump verdict",
+                *(f"{_frontend(ip)} @{name} goto {name}" for name in choice_sets),
+                f"{_frontend(ip)} @{NatSet.STANDBY_KEEP_SOURCE} goto standby-dnat",
+                f"{_frontend(ip)} @{NatSet.REJECT_UNSERVED} goto rejection",
+                f"{masquerade} goto standby-dnat",
+            ),
         }
 
     def _choice_chains(self, choice: KernelChoice, ip: str) -> dict[str, tuple[str, ...]]:
         """Chains for whose frontends the kernel always chooses."""
-        marks = self._marks
-        no_verdict = f"meta mark & {marks.flow | marks.reject:#x} == 0"
-        masquerade = f"meta mark set meta mark | {marks.masquerade:#x} goto choice-dnat"
+        masquerade = f"meta mark set meta mark | {self._marks.masquerade:#x} goto choice-dnat"
         if choice.masquerades_all:
-            lines = [f"{no_verdict} {masquerade}"]
+            lines = [masquerade]
         elif choice.pod_device:
-            lines = [f'{no_verdict} iifname != "{choice.pod_device}*" {masquerade}']
+            lines = [f'iifname != "{choice.pod_device}*" {masquerade}', "goto choice-dnat"]
         elif choice.pod_ranges:
             ranges = ", ".join(choice.pod_ranges)
-            lines = [f"{no_verdict} {ip} saddr != {{ {ranges} }} {masquerade}"]
+            lines = [f"{ip} saddr != {{ {ranges} }} {masquerade}", "goto choice-dnat"]
         else:
             # As kube-proxy: without a way to tell pods nobody is masqueraded.
-            lines = []
+            lines = ["goto choice-dnat"]
         return {
             "choice-dnat": tuple(_dnat_lines(choice.classes, ip)),
-            NatSet.CHOICE_MASQUERADE: ("jump verdict", f"{no_verdict} {masquerade}"),
-            NatSet.CHOICE_CLUSTER_IP: (
-                "jump verdict",
-                *lines,
-                f"{no_verdict} goto choice-dnat",
-            ),
+            NatSet.CHOICE_MASQUERADE: (masquerade,),
+            NatSet.CHOICE_CLUSTER_IP: tuple(lines),
         }
 
     def _netlink_rules(self, ip: str) -> dict[str, tuple[str, ...]]:
@@ -309,8 +301,9 @@ def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
 def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
     """Elements by the name of their map or set, for these decisions."""
     elements: dict[NatSet, dict[Key, BackendAddress | None]] = {
-        name: {} for name in (NatSet.STANDBY, NatSet.STANDBY_SLOTS, *FRONTEND_SETS, *CHOICE_SETS)
+        name: {} for name in (NatSet.STANDBY, NatSet.STANDBY_SLOTS, NatSet.FRONTENDS, *KIND_SETS)
     }
+    elements[NatSet.FRONTENDS] = dict.fromkeys(standby)
     for key, (backends, first_slot, keeps_source, is_chosen, is_cluster_ip) in standby.items():
         if not backends:
             elements[NatSet.REJECT_UNSERVED][key] = None
@@ -322,9 +315,9 @@ def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
             elements[NatSet.STANDBY_SLOTS].update(((key, slot), backend) for slot, backend in slots)
         if is_chosen:
             name = NatSet.CHOICE_CLUSTER_IP if is_cluster_ip else NatSet.CHOICE_MASQUERADE
-        else:
-            name = NatSet.STANDBY_KEEP_SOURCE if keeps_source else NatSet.STANDBY_MASQUERADE
-        elements[name][key] = None
+            elements[name][key] = None
+        elif keeps_source:
+            elements[NatSet.STANDBY_KEEP_SOURCE][key] = None
     return dict(elements)
 
 
@@ -386,6 +379,11 @@ def _frontend(ip: str) -> str:
     return f"{ip} daddr . meta l4proto . th dport"
 
 
+def _ours(ip: str) -> str:
+    """Says in one look-up whether a packet is for a frontend."""
+    return f"{PORTED} {_frontend(ip)} @{NatSet.FRONTENDS}"
+
+
 def _dnat_lines(classes: Iterable[SlotClass], ip: str) -> Iterator[str]:
     """Rules for frontends with one backend, and those of each class. A frontend meets one of them:
     those of other classes do not find it.
@@ -394,6 +392,7 @@ def _dnat_lines(classes: Iterable[SlotClass], ip: str) -> Iterator[str]:
     yield f"{to} map @{NatSet.STANDBY}"
     for slot_class in classes:
         yield f"{to} . {_drawn_slot(slot_class, ip)} map @{NatSet.STANDBY_SLOTS}"
+    yield "drop"
 
 
 def _drawn_slot(slot_class: SlotClass, ip: str) -> str:
@@ -427,13 +426,10 @@ NO_REDIRECTS: Final = {
         "icmpv6 type nd-redirect drop",
     )
 }
-FRONTEND_SETS: Final = (
-    NatSet.STANDBY_MASQUERADE,
-    NatSet.STANDBY_KEEP_SOURCE,
-    NatSet.REJECT_UNSERVED,
-)
 CHOICE_SETS: Final = (NatSet.CHOICE_CLUSTER_IP, NatSet.CHOICE_MASQUERADE)
-"""Sets of frontends for which the kernel always chooses."""
+"""Sets of frontends for which the kernel always chooses. Each shares its name with a chain."""
+KIND_SETS: Final = (NatSet.STANDBY_KEEP_SOURCE, NatSet.REJECT_UNSERVED, *CHOICE_SETS)
+"""Sets of frontends that the kernel does not treat as most."""
 OPENINGS: Final = (
     "ct state new tcp flags & (fin | syn | rst | ack) == syn jump choice",
     "ct state new meta l4proto { udp, sctp } jump choice",
@@ -449,7 +445,7 @@ SET_TYPES: Final[Mapping[NatSet, str]] = {
     # The type of a drawn number has no name that could stand in a key.
     NatSet.STANDBY_SLOTS: "typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2"
     " : {ip} daddr . th dport",
-    **dict.fromkeys((*FRONTEND_SETS, *CHOICE_SETS), FRONTEND_TYPE),
+    **dict.fromkeys((NatSet.FRONTENDS, *KIND_SETS), FRONTEND_TYPE),
     NatSet.HAIRPINS: "type {address} . {address}",
     NatSet.ADDRESSES: "type {address}",
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use kbe_nat_engine::tuple::Family;
 use kbe_nat_netlink::nft;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::arguments;
 use crate::convert;
@@ -224,6 +224,19 @@ impl NftTables {
     ) -> PyResult<Option<u64>> {
         let table = &table.0;
         self.ask(py, |tables| tables.fingerprint(table, set))
+    }
+
+    /// What a set or map holds: keys with their values as the kernel lays them out, in any order.
+    /// None when the kernel does not have it.
+    fn contents<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::set)] set: &str,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let table = &table.0;
+        let contents = self.ask(py, |tables| tables.contents(table, set))?;
+        Ok(contents.map(|contents| PyBytes::new(py, &contents)))
     }
 
     /// What is in a set of addresses, each with the seconds after which it leaves the set, if it

@@ -118,6 +118,20 @@ impl Tables {
         Ok(is_there.then_some(sum))
     }
 
+    /// The keys of a set, or keys and values of a map, each behind the other as
+    /// [`super::Elements`] has them; `None` when the kernel does not have it.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn contents(&mut self, table: &Table, set: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut contents = Vec::new();
+        let is_there = self.elements(table, set, |element| {
+            contents.extend_from_slice(datum(element, NFTA_SET_ELEM_KEY));
+            contents.extend_from_slice(datum(element, NFTA_SET_ELEM_DATA));
+        })?;
+        Ok(is_there.then_some(contents))
+    }
+
     /// The addresses in a set, each with the milliseconds after which it leaves the set, if it
     /// does. Nothing for a set that is not there, or that has keys of another length.
     ///
