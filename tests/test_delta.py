@@ -51,6 +51,7 @@ from kbe_nat.rules.memory import Memory
 from kbe_nat.rules.nat_program import NatTableChange
 from kbe_nat.rules.nat_table import Key, NatTable, sets
 from kbe_nat.rules.rule import Element, RuleSet, SetChange, SetKind, shapes
+from kbe_nat.rules.slots import SlotClass
 from kbe_nat.rules.standby import StandbyDecision, StandbyTable, eligible_backends
 from kbe_nat.server.health_check_ports import HealthCheckPorts, SocketAddress
 
@@ -68,6 +69,8 @@ class FakeProgram:
     def __init__(self) -> None:
         self.contents: dict[Family, dict[str, dict[Key, object]]] = {}
         self.shapes: dict[Family, object] = {}
+        self.choice_classes: dict[Family, frozenset[SlotClass]] = {}
+        self.hash_seed = 7
         self.is_refusing = False
 
     def install(self, tables: Iterable[NatTable]) -> None:
@@ -78,10 +81,14 @@ class FakeProgram:
             for table in installed
         }
         self.shapes = {table.family: table.shape for table in installed}
+        self.choice_classes = {
+            table.family: table.choice.classes for table in installed if table.choice
+        }
 
     def update(self, changes: Iterable[NatTableChange]) -> None:
         self._refuse()
         for change in changes:
+            self.choice_classes[change.family] |= change.choice_classes
             for name, removed, added in change.elements():
                 # As the program: a table need not have every set.
                 if not (removed or added):
@@ -376,12 +383,16 @@ def check_first_packet(world: World, plan: Plan) -> None:
         table.family: {name: dict(elements) for name, elements in sets(table).items()}
         for table in tables
     }
+    assert set(world.program.choice_classes.values()) <= {
+        frozenset(datapath._standby.chosen_classes)
+    }
     anew = first_packet()
     anew.rebuild(plan)
     # Once there, the rules of the kernel's choice stay.
-    anew._standby.chosen_sizes |= datapath._standby.chosen_sizes
+    anew._standby.chosen_classes |= datapath._standby.chosen_classes
     for table, other in zip(tables, anew._tables(), strict=True):
         assert (table.family, table.shape) == (other.family, other.shape)
+        assert table.choice == other.choice
         assert set(table.addresses) == set(other.addresses)
         assert set(table.hairpins) == set(other.hairpins)
         assert table.backends.keys() == other.backends.keys()

@@ -246,7 +246,28 @@ CHOSEN = replace(WEB, frontends=(CLUSTER_IP, NODE_PORT), choice=Choice.KERNEL)
         (replace(CHOSEN, choice=None), False, False),
         (replace(CHOSEN, choice=Choice.ENGINE), False, False),
         (replace(CHOSEN, strategy=Strategy.ROUND_ROBIN), False, False),
-        (replace(CHOSEN, strategy=Strategy.SOURCE_HASH), False, False),
+        (replace(CHOSEN, strategy=Strategy.SOURCE_HASH), True, True),
+        (replace(CHOSEN, strategy=Strategy.MAGLEV), True, True),
+        (replace(CHOSEN, strategy=Strategy.RENDEZVOUS), False, False),
+        (replace(CHOSEN, strategy=Strategy.MAGLEV, affinity_seconds=10800), False, False),
+        (
+            replace(
+                CHOSEN,
+                strategy=Strategy.MAGLEV,
+                cluster_backends=tuple(Backend("10.0.1.1", n) for n in range(33)),
+            ),
+            False,
+            False,
+        ),
+        (
+            replace(
+                CHOSEN,
+                strategy=Strategy.MAGLEV,
+                cluster_backends=(NEAR, structs.replace(FAR, weight=32)),
+            ),
+            True,
+            True,
+        ),
         (replace(CHOSEN, affinity_seconds=10800), False, False),
         (replace(CHOSEN, source_ranges=("203.0.113.0/24",)), False, False),
         (replace(CHOSEN, cluster_backends=(DRAINED,)), False, False),
@@ -273,13 +294,15 @@ def test_the_kernel_chooses_what_is_a_mere_draw(
     assert own[CLUSTER].is_chosen == own[CLUSTER].is_cluster_ip == cluster_ip
     assert (own[OUTSIDE[2]].is_chosen, own[OUTSIDE[2]].is_cluster_ip) == (node_port, False)
     assert table.chosen() == cluster_ip + node_port
-    assert bool(table.chosen_sizes) == cluster_ip
+    drawn = {each.first_slot for each in own.values() if each.is_chosen} - {None}
+    assert table.may_choose and {each.first for each in table.chosen_classes} == drawn
     for table in (
         StandbyTable(OnDeath.REFUSE),
         StandbyTable(OnDeath.SERVE, SlotClasses(8, is_able=False)),
     ):
         table.rebuild(plan_of(port))
-        assert table.chosen() == 0 == len(table.chosen_sizes)
+        assert table.chosen() == 0 == len(table.chosen_classes)
+        assert not table.may_choose
     if port.choice is Choice.KERNEL:
         table = StandbyTable(OnDeath.SERVE, choice=Choice.KERNEL)
         table.rebuild(plan_of(replace(port, choice=None)))
@@ -296,12 +319,12 @@ def test_the_kernels_shares_are_exact() -> None:
         counts = Counter(decision.backends)
         for backend in backends:
             assert counts[backend.key] * sum(weights) == backend.weight * size
-        own = [each for each in table.chosen_classes() if each.first == decision.first_slot]
-        assert [each.size for each in own] == ([size] if size > 1 else [])
-        # Of sizes that were never needed there are no rules.
-        assert {each.size for each in table.chosen_classes()} == ({2, 3, 4, size} - {1})
-    table.rebuild(plan_of())
-    assert table.chosen() == 0 and table.chosen_sizes == {1}, "rules stay"
+        # Of classes that were never needed there are no rules.
+        own = [(each.size, each.first) for each in table.chosen_classes]
+        assert own == ([(size, decision.first_slot)] if size > 1 else [])
+        held = set(table.chosen_classes)
+        table.rebuild(plan_of())
+        assert table.chosen() == 0 and table.chosen_classes == held, "rules stay"
 
 
 def test_pairs_are_of_backends_that_may_reach_themselves() -> None:

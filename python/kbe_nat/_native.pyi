@@ -509,6 +509,13 @@ class NftRule:
         Of the mark the bits `keep` stay.
         """
 
+    @staticmethod
+    def dnat_by_slot(map: str, *, size: int, first: int, hash_seed: int | None = None) -> NftRule:
+        """The destination becomes the value that a map has for it, its protocol and port, and the
+        number of one of `size` slots from `first` on: one that is drawn at random, or by a hash of
+        the source address with the seed `hash_seed`.
+        """
+
 @final
 class Transaction:
     """Steps that the kernel takes all together or not at all, in the order in which they were
@@ -518,6 +525,9 @@ class Transaction:
     def __new__(cls) -> Transaction: ...
     def append(self, table: NftTable, chain: str, rule: NftRule) -> None:
         """Add a rule at the end of a chain."""
+
+    def insert(self, table: NftTable, chain: str, rule: NftRule) -> None:
+        """Add a rule at the beginning of a chain."""
 
     def add(self, table: NftTable, set: str, elements: NftElements) -> None:
         """Add elements to a set or map."""

@@ -44,6 +44,8 @@ class Choice(StrEnum):
 
     ENGINE = "engine"
     KERNEL = "kernel"
+    AUTO = "auto"
+    """The engine, until its queue would be the bottleneck."""
 
 
 class ServicePort(msgspec.Struct, frozen=True, gc=False):

@@ -175,7 +175,7 @@ class Faults:
         """Somebody flushes a chain or a map of ours."""
         for family, table in self._tables():
             what = self._chance.choice(
-                (("chain", "new"), ("map", "backends"), ("set", "standby-masquerade"))
+                (("chain", "new"), ("map", "backends"), ("set", "frontends"))
             )
             with suppress(Exception):
                 self._cluster.node.call("nft", "flush", what[0], family, table, what[1])

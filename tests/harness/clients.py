@@ -21,6 +21,7 @@ __all__ = [
     "endpoints",
     "named",
     "service",
+    "sources",
 ]
 
 VIPS = {4: "172.30.0.53", 6: "fd00:30::53"}
@@ -65,6 +66,17 @@ def named(cluster: Cluster) -> None:
     """
     for pod, name in zip(cluster.pods, NAMES, strict=True):
         served(pod, NAMED_POD, name, "9953")
+
+
+def sources(cluster: Cluster, family: Family, count: int) -> list[str]:
+    """So many addresses for the client."""
+    is_ipv6 = family == Family.IPV6
+    made = [f"fd00:2::{n + 0x200:x}" if is_ipv6 else f"10.0.2.{n + 110}" for n in range(count)]
+    for own in made:
+        more = ("nodad",) if is_ipv6 else ()
+        size = 64 if is_ipv6 else 24
+        cluster.client.call("ip", "address", "add", f"{own}/{size}", "dev", "eth0", *more)
+    return made
 
 
 class Clients(AbstractContextManager["Clients"]):

@@ -6,14 +6,18 @@ import math
 import signal
 import socket
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import traffic
+from harness.associations import associations
 from harness.clients import FAMILIES, NAMES, Clients, named
 from harness.daemons import Daemon
 from harness.programs import PEER_TELLER
@@ -43,7 +47,8 @@ def address(family: Family, name: str) -> str:
 def objects(family: Family, name: str, pods: str = "ab") -> str:
     """A Service with a slice for each of these pods."""
     target, is_node_port = TARGETS.get(name, 9953), name == "peer"
-    ports = [f"{{name: {kind.lower()}, port: %d, protocol: {kind}%s}}" for kind in ("TCP", "UDP")]
+    kinds = ("TCP", "UDP", "SCTP")
+    ports = [f"{{name: {kind.lower()}, port: %d, protocol: {kind}%s}}" for kind in kinds]
     more = f", targetPort: {target}" + (f", nodePort: 3010{family}" if is_node_port else "")
     listed = ", ".join(port % (80, more) for port in ports)
     spec = SPECS.get(name, "type: ClusterIP")
@@ -120,9 +125,9 @@ def queued(daemon: Daemon) -> int:
 @FAMILIES
 def test_nobody_waits_for_a_daemon_that_hangs(daemon: Daemon, family: Family) -> None:
     start(daemon)
-    # Of each family two protocols of three Services; one of these has a node port, and on an
+    # Of each family three protocols of three Services; one of these has a node port, and on an
     # address of the loopback too, where the engine chooses.
-    assert chosen(daemon) >= 2 * 2 * len(CHOSEN)
+    assert chosen(daemon) >= 2 * 3 * len(CHOSEN)
     before = queued(daemon)
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
@@ -131,6 +136,8 @@ def test_nobody_waits_for_a_daemon_that_hangs(daemon: Daemon, family: Family) ->
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                 counts = names(daemon.cluster, family, name, kind)
                 assert counts.total() == DRAWS and is_within(counts["a"], share), (name, counts)
+        counts = associations(daemon.cluster, family, address(family, "heavy"), DRAWS)
+        assert counts.total() == DRAWS and is_within(counts["a"], 3 / 4), counts
         assert queued(daemon) == before
         for name in ("own", "turn", "stays"):
             with pytest.raises(TimeoutError):
@@ -248,14 +255,67 @@ def test_a_service_says_who_chooses(daemon: Daemon) -> None:
     daemon.write("objects.yaml", text)
     start(daemon, "engine")
     assert chosen(daemon) == 0
-    tables = daemon.cluster.node.call("nft", "--stateless", "list", "ruleset")
-    assert "choice" not in tables, "nobody pays for rules that nothing needs"
+    node = daemon.cluster.node
+    draw, tables = "numgen random mod 2 offset", node.call("nft", "list", "tables")
+    assert draw not in node.call("nft", "list", "ruleset"), "nobody pays for what nothing needs"
     daemon.write("objects.yaml", text.replace("choice: engine", "choice: kernel"))
-    eventually(lambda: chosen(daemon) == 2 * 2)
+    eventually(lambda: chosen(daemon) == 2 * 3)
+    assert node.call("nft", "list", "ruleset").count(draw) == 2, "for each family"
+    assert node.call("nft", "list", "tables") == tables, "and no new tables for that"
     before = queued(daemon)
     assert names(daemon.cluster, Family.IPV4, "own", socket.SOCK_STREAM, 40).keys() == {"a", "b"}
     assert queued(daemon) == before
     daemon.ask("strategy", "set", "default/own4", "lc")
-    assert chosen(daemon) == 2
+    assert chosen(daemon) == 3
     names(daemon.cluster, Family.IPV4, "own", socket.SOCK_STREAM, 5)
     assert queued(daemon) == before + 5
+
+
+@FAMILIES
+def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel(
+    daemon: Daemon, family: Family
+) -> None:
+    """A flood of first datagrams, at most for twenty seconds."""
+    start(daemon, "auto")
+    assert chosen(daemon) == 0
+    to, is_over = address(family, "even"), threading.Event()
+
+    def flood() -> None:
+        domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
+        deadline = time.monotonic() + 20
+        with inside(
+            daemon.cluster.client.path,
+            lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_UDP),
+        ) as own:
+            while time.monotonic() < deadline and not is_over.is_set():
+                # Each is a flow of its own for the engine, until the ports begin anew.
+                for number in range(1024, 65536):
+                    with suppress(BlockingIOError, OSError):
+                        own.sendto(traffic.udp(number, 80, b"first"), (to, 0))
+                    if is_over.is_set():
+                        break
+
+    def handed() -> int:
+        count: int = daemon.get("stats")["kernel"]["ports-handed-to-kernel"]
+        return count
+
+    senders = [threading.Thread(target=flood) for _ in range(2)]
+    for sender in senders:
+        sender.start()
+    try:
+        eventually(lambda: handed() == 1, 20)
+        assert chosen(daemon) == 1
+        assert f"default/even{family}:udp: the kernel chooses from now on" in daemon.log
+        before = queued(daemon)
+        eventually(lambda: len(daemon.get("flows")) > 0)
+        assert queued(daemon) - before < 5000, "what still waited"
+    finally:
+        is_over.set()
+        for sender in senders:
+            sender.join()
+    frontend = f"[{to}]:80" if family == Family.IPV6 else f"{to}:80"
+    ends = ("--from", NODE[family], "--to", frontend)
+    note = "the kernel chooses for new connections here"
+    assert note in daemon.ask("explain", "--live", *ends, "-p", "udp")
+    # The Service's other port has no flood.
+    assert note not in daemon.ask("explain", "--live", *ends, "-p", "tcp")

@@ -91,7 +91,7 @@ def nat_tables(count: int, families: Sequence[Family] = BOTH) -> list[NatTable]:
             standby(family, count),
             slot_classes=CLASSES,
             hairpins=[PODS[family].format(number) for number in range(4, 7)],
-            choice=KernelChoice(SlotClasses(DEFAULT_SLOTS).exact[:3], (RANGES[family],)),
+            choice=KernelChoice(frozenset(SlotClasses(DEFAULT_SLOTS).exact[:3]), (RANGES[family],)),
         )
         for family in families
     ]
@@ -203,6 +203,77 @@ def test_elements_change_alone_and_without_a_command(
     assert same(listed(node)) == same(before)
 
 
+def with_class(family: Family, size: int) -> NatTableChange:
+    """A change by which the kernel chooses for one more frontend, of a class of its own."""
+    slot_class = SlotClasses(DEFAULT_SLOTS).exact[size - 2]
+    backend = (PODS[family].format(1), 80)
+    decision = StandbyDecision((backend,) * size, slot_class.first, is_chosen=True)
+    added = {(VIPS[family].format(9, size), "tcp", 80): decision}
+    return NatTableChange(
+        family, standby=StandbyChange(added=added), choice_classes=frozenset((slot_class,))
+    )
+
+
+def test_a_new_class_adds_its_rule_alone(
+    node: Namespace, program: NatProgram, runner: Watched
+) -> None:
+    """The tables stay, with all their elements."""
+    program.install(nat_tables(3))
+    names, runner.count = program.table_names(), 0
+    changes = {family: with_class(family, 7) for family in BOTH}
+    program.update(changes.values())
+    assert (program.table_names(), runner.count) == (names, 0)
+    assert listed(node).count("numgen random mod 7 offset") == 2
+    assert missing(program, node) == ()
+    held = changes[Family.IPV4].choice_classes
+    program.update([NatTableChange(Family.IPV4, choice_classes=held)])
+    assert listed(node).count("numgen random mod 7 offset") == 2, "the rule is there"
+    node.call("nft", "flush", "chain", "ip", names[Family.IPV4], "choice-dnat")
+    assert program.missing() == (f"ip {names[Family.IPV4]}: chain choice-dnat",)
+
+
+def test_a_new_class_hides_no_change_of_others(node: Namespace, program: NatProgram) -> None:
+    program.install(nat_tables(3))
+    node.call("nft", "insert rule ip kbe-nat-translation-0 choice-dnat accept")
+    program.update([with_class(Family.IPV4, 7)])
+    assert program.missing() == ("ip kbe-nat-translation-0: chain choice-dnat",)
+
+
+def test_a_later_program_inherits_the_seed_and_the_slots_of_hashed_clients(
+    node: Namespace, program: NatProgram
+) -> None:
+    classes = SlotClasses(DEFAULT_SLOTS)
+    hashed = classes.all[1]
+    assert hashed.is_by_source and classes.hashed is not None
+    tables, expected = [], {}
+    for family in BOTH:
+        slots = tuple((PODS[family].format(1 + n % 3), 80 + n) for n in range(hashed.size))
+        key, drawn = ((VIPS[family].format(1, number), "sctp", 80) for number in (1, 2))
+        decisions = {
+            key: StandbyDecision(slots, hashed.first),
+            drawn: StandbyDecision(slots, classes.all[0].first),
+        }
+        tables.append(
+            NatTable(family, {}, decisions, slot_classes=classes.all, hash_seed=0x12345678)
+        )
+        expected[family] = {key: slots}
+    program.install(tables)
+    assert listed(node).count("seed 0x12345678") == 2 * 3
+    later = NatProgram(Commands(node.prefix), inside(node.path, NftTables), Marks(), (7, 7), 5)
+    assert later.inherit([hashed, classes.hashed]) == expected
+    assert later.hash_seed == 0x12345678
+    for family, name in program.table_names().items():
+        # Half of a frontend's slots say nothing about the others.
+        address = VIPS[family].format(1, 1)
+        word = "ip6" if family == Family.IPV6 else "ip"
+        element = f"{address} . sctp . 80 . {hashed.first + 3}"
+        node.call("nft", f"delete element {word} {name} standby-slots {{ {element} }}")
+    assert later.inherit([hashed]) == {family: {} for family in BOTH}
+    program.remove()
+    fresh = NatProgram(Commands(node.prefix), inside(node.path, NftTables), Marks(), (7, 7), 5)
+    assert (fresh.inherit([hashed]), fresh.hash_seed) == ({}, 5)
+
+
 def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram) -> None:
     program.install(nat_tables(3))
     before = listed(node)
@@ -228,6 +299,7 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
         ("flush chain ip {} queue-bypass", "chain queue-bypass"),
         ("flush map ip {} backends", "elements of backends"),
         ("flush set ip {} reject-unserved", "elements of reject-unserved"),
+        ("flush set ip {} hash-seed", "elements of hash-seed"),
         ("delete table ip {}", "the table"),
         (
             "delete element ip {0} backends {{ 0x4000 }}; "
@@ -254,9 +326,9 @@ def test_a_transaction_is_whole_or_nothing(node: Namespace, program: NatProgram)
             "elements of hairpins",
         ),
         (
-            "delete element ip {0} standby-masquerade {{ 172.30.0.3 . tcp . 80 }}; "
-            "add element ip {0} standby-masquerade {{ 172.30.0.99 . tcp . 80 }}",
-            "elements of standby-masquerade",
+            "delete element ip {0} frontends {{ 172.30.0.3 . tcp . 80 }}; "
+            "add element ip {0} frontends {{ 172.30.0.99 . tcp . 80 }}",
+            "elements of frontends",
         ),
         ("add element ip {} addresses {{ 172.30.0.99 }}", "elements of addresses"),
         ("insert rule ip {} new accept", "chain new"),

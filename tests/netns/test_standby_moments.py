@@ -60,7 +60,7 @@ def program(cluster: Cluster) -> Iterator[NatProgram]:
     add_ipv6(cluster)
     node = cluster.node
     made = NatProgram(Commands(node.prefix), inside(node.path, NftTables), Marks(), (100, 100))
-    choice = KernelChoice(CLASSES.exact[:2])
+    choice = KernelChoice(frozenset(CLASSES.exact[:2]))
     made.install(
         NatTable(family, {}, standby(family, decisions(family)[0]), slot_classes=CLASSES.all,
                  choice=choice)
@@ -123,7 +123,7 @@ def test_a_frontend_of_ours_that_leads_nowhere_drops(
             held = standby(family, decision)
             program.install(
                 NatTable(each, {}, held if each == family else {}, slot_classes=CLASSES.all,
-                         choice=KernelChoice(CLASSES.exact[:2]))
+                         choice=KernelChoice(frozenset(CLASSES.exact[:2])))
                 for each in Family
             )  # fmt: skip
             name = program.table_names()[family]

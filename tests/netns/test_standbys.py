@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.sctp import crc32c
 
-from harness.clients import NAMES, Clients, named
+from harness.associations import associations
+from harness.clients import NAMES, Clients, named, sources
 from harness.daemons import COMMAND, Daemon, broken
 from harness.stage import FAMILIES, add_ipv6
-from harness.waiting import eventually
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -110,43 +109,6 @@ def names(
         return Counter(clients.asked())
 
 
-def associations(cluster: Cluster, family: Family, name: str) -> Counter[str]:
-    """The same of SCTP, which few kernels speak: how many INITs each pod has seen."""
-    domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
-
-    def raw() -> socket.socket:
-        made = socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_SCTP)
-        made.setblocking(False)
-        return made
-
-    chunk = bytes.fromhex("0100001400000007000100000001000100000007")
-    seen: Counter[str] = Counter()
-    with ExitStack() as stack:
-        pods = {
-            own: stack.enter_context(inside(pod.path, raw))
-            for own, pod in zip(NAMES, cluster.pods, strict=True)
-        }
-        client = stack.enter_context(inside(cluster.client.path, raw))
-
-        def hear() -> bool:
-            for own, pod in pods.items():
-                while True:
-                    try:
-                        packet = pod.recv(2000)
-                    except BlockingIOError:
-                        break
-                    seen[own] += chunk in packet
-            return seen.total() >= DRAWS
-
-        for number in range(DRAWS):
-            head = (20000 + number).to_bytes(2) + (80).to_bytes(2) + bytes(4)
-            packet = head + crc32c(head + bytes(4) + chunk).to_bytes(4) + chunk
-            client.sendto(packet, (address(family, name), 0))
-            hear()
-        eventually(hear)
-    return seen
-
-
 def is_within(count: int, share: float) -> bool:
     return abs(count - DRAWS * share) <= SLACK * math.sqrt(DRAWS * share * (1 - share))
 
@@ -174,22 +136,11 @@ def test_new_flows_spread_by_weight(daemon: Daemon, family: Family, how: str) ->
             counts = {
                 "tcp": names(cluster, family, name, socket.SOCK_STREAM),
                 "udp": names(cluster, family, name, socket.SOCK_DGRAM),
-                "sctp": associations(cluster, family, name),
+                "sctp": associations(cluster, family, address(family, name), DRAWS),
             }
             for own in counts.values():
                 assert own.total() == DRAWS and is_within(own["a"], share), (name, counts)
         assert names(cluster, family, "one", socket.SOCK_STREAM, 20) == {"a": 20}
-
-
-def sources(cluster: Cluster, family: Family, count: int) -> list[str]:
-    """Addresses of the client."""
-    is_ipv6 = family == Family.IPV6
-    made = [f"fd00:2::{n + 0x200:x}" if is_ipv6 else f"10.0.2.{n + 110}" for n in range(count)]
-    for own in made:
-        more = ("nodad",) if is_ipv6 else ()
-        size = 64 if is_ipv6 else 24
-        cluster.client.call("ip", "address", "add", f"{own}/{size}", "dev", "eth0", *more)
-    return made
 
 
 @FAMILIES

@@ -170,6 +170,23 @@ class Controller:
             self._carry_out(service_keys(ports))
             return len({port.name for port in ports})
 
+    def let_kernel_choose(self, ports: frozenset[str]) -> None:
+        """Let the kernel choose for these service ports, by their names, and for no others that
+        leave it open. Raises `RulesError` when the kernel refuses it; `repair` tries again.
+        """
+        with self._lock:
+            changed = ports ^ self._overrides.kernel_ports
+            self._overrides.kernel_ports = ports
+            self._carry_out(service_keys(p for p in self.plan.ports if p.name in changed))
+
+    def counters(self) -> dict[str, int]:
+        """Those of the datapath."""
+        counters = self.datapath.counters()
+        if self.datapath.kind.offloads:
+            # Service ports, because more connections came than the engine could decide about.
+            counters["ports-handed-to-kernel"] = len(self._overrides.kernel_ports)
+        return counters
+
     def drain(self, backend: str, seconds: float | None) -> int:
         """Give this backend ("address" or "address:port") no new flows; end those that are left
         after `seconds`. Returns in how many service ports it stands. Raises `NotFoundError` when in

@@ -1,4 +1,6 @@
-"""Operators' drains and strategies, which go before what the objects say."""
+"""Operators' drains and strategies, and the daemon's own choices, which go before what the objects
+say.
+"""
 
 import time
 from collections.abc import Iterable
@@ -7,7 +9,7 @@ from itertools import chain
 
 from msgspec import structs
 
-from kbe_nat.model import ServiceKey, Strategy
+from kbe_nat.model import Choice, ServiceKey, Strategy
 from kbe_nat.policy.plan import Backend, PlannedPort
 
 
@@ -44,6 +46,8 @@ class Overrides:
     def __init__(self) -> None:
         self.drains: dict[str, Drain] = {}
         self._strategies: dict[str, Strategy] = {}
+        self.kernel_ports: frozenset[str] = frozenset()
+        """Service ports for which the kernel chooses, of those that leave it open."""
 
     def set_strategy(self, ports: Iterable[PlannedPort], strategy: Strategy) -> None:
         """Choose the backends of these ports so."""
@@ -57,6 +61,8 @@ class Overrides:
         strategy = self._strategies.get(port.name, port.strategy) if self._strategies else None
         if strategy is not None and strategy is not port.strategy:
             port = replace(port, strategy=strategy)
+        if port.name in self.kernel_ports and port.choice is not Choice.ENGINE:
+            port = replace(port, choice=Choice.KERNEL)
         return self._with_drains(port) if self.drains else port
 
     def _with_drains(self, port: PlannedPort) -> PlannedPort:

@@ -76,6 +76,7 @@ def build(
         if refusal:
             reason += f"; while no daemon runs each Service has one endpoint: {refusal}"
         first_packet = _first_packet(settings, commands, is_able=not refusal)
+        first_packet.inherit()
         is_cached = kind is DatapathKind.CACHED
         datapath: Datapath = _cached(settings, first_packet) if is_cached else first_packet
         installer = "nft and netlink, in a table for each family"
@@ -197,6 +198,7 @@ def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> F
         leftovers=partial(remove_rules, commands),
         slot_classes=SlotClasses(slots, is_able=is_able),
         choice=settings.datapath.choice or Choice.ENGINE,
+        hash_seed=None if settings.balancing.seed is None else settings.balancing.seed % (1 << 32),
     )
 
 

@@ -147,7 +147,7 @@ class NodeMetrics:
             yield _family(metric, {(): value})
         yield from self._queue_families()
         yield from _loop_families([thread.loop for thread in observed.loops])
-        counters = observed.controller.datapath.counters()
+        counters = observed.controller.counters()
         yield _family(catalog.BACKENDS_WAITING, {(): counters.pop("backends-waiting", 0)})
         cache = {
             name.removeprefix(CACHE): counters.pop(name)

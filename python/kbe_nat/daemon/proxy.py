@@ -38,6 +38,7 @@ from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
+from kbe_nat.daemon.choices import Choices
 from kbe_nat.daemon.conntrack import conntrack_settings
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.ending import Ending
@@ -66,6 +67,7 @@ from kbe_nat.errors import KbeNatError, RulesError
 from kbe_nat.kubeproxy.effective import complete
 from kbe_nat.metrics import catalog
 from kbe_nat.metrics.sync import SyncMetrics
+from kbe_nat.model import Choice
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.server.health_page import HealthPages
 from kbe_nat.server.on_demand import ThreadOnDemand
@@ -360,7 +362,22 @@ class Proxy:
                 "our health is known again",
             ),
             self._configuration_task(),
+            *self._choice_tasks(),
             Task(NEWS_SECONDS, reconciler.log_news, "what is new cannot be said", ""),
+        ]
+
+    def _choice_tasks(self) -> list[Task]:
+        if not self._facts.datapath.offloads:
+            return []
+        default = self._settings.datapath.choice or Choice.ENGINE
+        choices = Choices(self.controller, default, self._settings.queues.numbers)
+        return [
+            Task(
+                DELIVERY_SECONDS,
+                choices.look,
+                "the kernel cannot be made to choose, or to choose no more",
+                "the kernel can be made to choose again",
+            )
         ]
 
     def _configuration_task(self) -> Task:

@@ -249,7 +249,7 @@ class Settings:
                 "nothing is to be taken over beside another proxy (--service-proxy-name)",
             )
         if self.datapath.on_death is OnDeath.REFUSE:
-            if self.datapath.choice is Choice.KERNEL:
+            if self.datapath.choice in (Choice.KERNEL, Choice.AUTO):
                 raise SettingError(
                     "--choice", "the kernel chooses without a daemon too (--on-death refuse)"
                 )

@@ -265,7 +265,7 @@ class Verbs:
             leased_ports=stats.leased_ports,
             most_leased_ports=stats.most_leased_ports,
             leasable_ports=stats.leasable_ports,
-            kernel=self._controller.datapath.counters(),
+            kernel=self._controller.counters(),
             queues=[
                 QueueRow(
                     number=queue.number,
@@ -392,8 +392,8 @@ def explain_live(controller: Controller, packet: bytes, interface: int) -> Expla
     row = explain_in_plan(
         explanation, packet, controller.snapshot, controller.plan, [datapath.kind]
     )
-    note = datapath.flow_note(packet)
-    return msgspec.structs.replace(row, steps=[*row.steps, ("cache", note)]) if note else row
+    notes = datapath.flow_notes(packet)
+    return msgspec.structs.replace(row, steps=[*row.steps, *notes]) if notes else row
 
 
 def _is_address(name: str) -> bool:

@@ -143,20 +143,10 @@ class Cached:
         """See `Datapath`."""
         self._first_packet.watch_ends(is_watched)
 
-    def flow_note(self, packet: bytes) -> str:
-        """See `Datapath`."""
-        ends = packets.ends(packet)
-        if self._sync is None or ends is None:
-            return ""
-        if ends.protocol not in ("tcp", "udp"):
-            return STANDINGS["protocol"]
-        standing, there, back = self._sync.standing(ends.protocol, ends.source, ends.destination)
-        if standing == "proposed" and there and back:
-            return "cached: packets of the flow pass the kernel's stack by"
-        if standing == "proposed" and (there or back):
-            direction = "the client's" if there else "the backend's"
-            return f"cached one way: {direction} packets pass the kernel's stack by"
-        return STANDINGS[standing]
+    def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
+        """See `Datapath`: also whether the flow is cached."""
+        note = self._cache_note(packet)
+        return [*self._first_packet.flow_notes(packet), *([("cache", note)] if note else [])]
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[NativeThread | None]:
@@ -180,6 +170,21 @@ class Cached:
                 yield thread
         finally:
             self._sync = None
+
+    def _cache_note(self, packet: bytes) -> str:
+        """Whether the flow of a packet is cached, or why not; empty: it is of no frontend."""
+        ends = packets.ends(packet)
+        if self._sync is None or ends is None:
+            return ""
+        if ends.protocol not in ("tcp", "udp"):
+            return STANDINGS["protocol"]
+        standing, there, back = self._sync.standing(ends.protocol, ends.source, ends.destination)
+        if standing == "proposed" and there and back:
+            return "cached: packets of the flow pass the kernel's stack by"
+        if standing == "proposed" and (there or back):
+            direction = "the client's" if there else "the backend's"
+            return f"cached one way: {direction} packets pass the kernel's stack by"
+        return STANDINGS[standing]
 
     def _tell(self) -> None:
         """Say which Services are excluded, before their rules are in force."""

@@ -77,9 +77,9 @@ class Datapath(PlanConsumer, Protocol):
         """What `set_conntrack` would set first, for people; empty where nothing differs."""
         ...
 
-    def flow_note(self, packet: bytes) -> str:
-        """What is to be said about the flow of an IP packet beyond the engine's explanation; empty:
-        nothing.
+    def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
+        """What is to be said about the flow of an IP packet beyond the engine's explanation: steps
+        with their results.
         """
         ...
 

@@ -128,9 +128,9 @@ class EveryPacket:
         """See `Datapath`."""
         return ""
 
-    def flow_note(self, packet: bytes) -> str:
+    def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
         """See `Datapath`: nothing."""
-        return ""
+        return []
 
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""

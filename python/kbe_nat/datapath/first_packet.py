@@ -2,12 +2,14 @@
 its packets.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import collapse_addresses, ip_network
 from typing import Final
 
+from kbe_nat import packets
 from kbe_nat._native import (
     AnswerWatch,
     BackendIdMap,
@@ -53,16 +55,19 @@ class FirstPacket:
         leftovers: Callable[[], None] | None = None,
         slot_classes: SlotClasses | None = None,
         choice: Choice = Choice.ENGINE,
+        hash_seed: int | None = None,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
         connections meet when we are gone; `leftovers` takes away what a run of the other datapath
         has left; `slot_classes` are those of standbys, None: the defaults; `choice` is that of
-        Services that do not say theirs.
+        Services that do not say theirs; `hash_seed` is that of the kernel's hashes of clients,
+        None: any.
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self._diversion = diversion
         self._leftovers = leftovers
-        self._program = NatProgram(runner, tables, diversion.marks, diversion.queues)
+        seed = secrets.randbits(32) if hash_seed is None else hash_seed
+        self._program = NatProgram(runner, tables, diversion.marks, diversion.queues, seed)
         self._plan = Plan()
         self._standby = StandbyTable(on_death, slot_classes, choice)
         self._hairpins = Hairpins(choice)
@@ -120,6 +125,15 @@ class FirstPacket:
         if any(self._assigned.values()):
             self._introduce()
 
+    def inherit(self) -> None:
+        """Let clients whose address is hashed stay where an earlier daemon's tables lead them."""
+        # A dry run may not look.
+        with suppress(RulesError):
+            by_source = [each for each in self._standby.classes.all if each.is_by_source]
+            hashed = self._standby.classes.hashed
+            slots = self._program.inherit([*by_source, *([hashed] if hashed else [])])
+            self._standby.inherit(slots)
+
     def install(self) -> None:
         """See `Datapath`."""
         self._is_installed = False
@@ -130,6 +144,7 @@ class FirstPacket:
         self._is_whole = False
         self._change_tables([])
         self._is_installed = True
+        self._standby.inherit({})
         self._resync()
         if self._leftovers:
             self._leftovers()
@@ -145,13 +160,14 @@ class FirstPacket:
                 standby = self._standby.take_change(family)
                 addresses = self._addresses.take_change(family)
                 # Without a choice of the kernel's the table has no set for them.
-                has_chosen = bool(self._standby.chosen_sizes)
-                hairpins = self._hairpins.take_change(family) if has_chosen else ElementChange()
+                may_choose = self._standby.may_choose
+                hairpins = self._hairpins.take_change(family) if may_choose else ElementChange()
                 changes.append(
                     NatTableChange(
                         family,
                         removed=released,
                         standby=standby,
+                        choice_classes=frozenset(self._standby.chosen_classes),
                         addresses=addresses,
                         hairpins=hairpins,
                     )
@@ -252,9 +268,17 @@ class FirstPacket:
         if self._sync:
             self._sync.watch_ends(is_watched)
 
-    def flow_note(self, packet: bytes) -> str:
-        """See `Datapath`: nothing."""
-        return ""
+    def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
+        """See `Datapath`: whether the kernel chooses."""
+        ends = packets.ends(packet)
+        if ends is None:
+            return []
+        address, port = ends.destination
+        standby = self._standby.of_family(family_of(address))
+        decision = standby.get((address, ends.protocol, port))
+        if decision is None or not decision.is_chosen:
+            return []
+        return [("choice", "the kernel chooses for new connections here, and they wait for nobody")]
 
     @contextmanager
     def following(
@@ -331,7 +355,8 @@ class FirstPacket:
             self._plan.options.resets_tcp,
             self._standby.classes.all,
             self._hairpins.addresses(family),
-            self._kernel_choice(family) if self._standby.chosen_sizes else None,
+            self._kernel_choice(family) if self._standby.may_choose else None,
+            self._program.hash_seed,
         )
 
     def _kernel_choice(self, family: Family) -> KernelChoice:
@@ -340,7 +365,7 @@ class FirstPacket:
         # Elements of a set must not overlap.
         ranges = sorted(map(str, collapse_addresses(networks)))  # type: ignore[type-var]
         device = options.pod_interface.removesuffix("+")
-        classes = self._standby.chosen_classes()
+        classes = frozenset(self._standby.chosen_classes)
         return KernelChoice(classes, tuple(ranges), device, options.masquerade_all)
 
 

@@ -11,8 +11,9 @@ write two of our rules. So it makes a table only, and everything else goes to th
   and activates the new ones. A packet meets either the old tables or the new ones, whole. The
   kernel drops the packets that wait in queues when it unregisters hooks, so a daemon has room in
   its queue only once its tables are installed.
-- *Changed*: later changes are elements, all in one transaction. A change of the rules themselves
-  (`NatTable.shape`) needs another table, and another exchange.
+- *Changed*: later changes are elements, all in one transaction, with a rule for each class of
+  frontends that comes with them. A change of other rules (`NatTable.shape`) needs another table,
+  and another exchange.
 - *Compared*: the kernel's generation grows by one with each transaction of any program. While it
   stays, no table has changed and `missing` costs one message. After a transaction of ours that was
   the only one, the tables are as they should be too. Otherwise the chains are compared with their
@@ -23,7 +24,8 @@ version with other chains, are found and replaced.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +37,9 @@ from kbe_nat.family import Family
 from kbe_nat.policy.plan import BackendAddress
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import ElementChange
+from kbe_nat.rules.inherited_slots import InheritedSlots, read_slots
 from kbe_nat.rules.nat_table import (
+    CHOICE_CHAIN,
     FAMILIES,
     Elements,
     NatSet,
@@ -72,6 +76,8 @@ class NatTableChange:
     removed: Mapping[BackendAddress, int] = field(default_factory=dict)
     """Backends that no port has any more."""
     standby: StandbyChange = field(default_factory=StandbyChange)
+    choice_classes: frozenset[SlotClass] = frozenset()
+    """Classes that have rules in `choice-dnat` from now on, if they have none yet."""
     addresses: ElementChange[str] = field(default_factory=ElementChange)
     hairpins: ElementChange[str] = field(default_factory=ElementChange)
 
@@ -93,11 +99,17 @@ class NatProgram:
     """The tables in the kernel. All methods raise `RulesError`."""
 
     def __init__(
-        self, runner: Runner, tables: NftTables, marks: Marks, queues: tuple[int, int] = (0, 0)
+        self,
+        runner: Runner,
+        tables: NftTables,
+        marks: Marks,
+        queues: tuple[int, int] = (0, 0),
+        hash_seed: int = 0,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `queues` are the first and the
-        last number.
+        last number; `hash_seed` is that of tables, unless there are some.
         """
+        self.hash_seed = hash_seed
         self._runner = runner
         self._tables = tables
         self._marks = marks
@@ -117,6 +129,20 @@ class NatProgram:
     def table_names(self) -> dict[Family, str]:
         """The names of the installed tables."""
         return {family: installed.table.name for family, installed in self._installed.items()}
+
+    def inherit(self, classes: Iterable[SlotClass]) -> InheritedSlots:
+        """Take over the seed of the tables in force. Returns the slots of frontends of these
+        classes there. Cost: linear in all slots.
+        """
+        slots: InheritedSlots = {}
+        for family, table, is_dormant in self._present_tables():
+            # Tables of earlier versions have no seed, and slots that another one leads to.
+            seed = None if is_dormant else self._tables.contents(table, NatSet.HASH_SEED)
+            if seed:
+                self.hash_seed = int.from_bytes(seed[:4], sys.byteorder)
+                contents = self._tables.contents(table, NatSet.STANDBY_SLOTS) or b""
+                slots[family] = read_slots(family, contents, classes)
+        return slots
 
     def install(self, wanted: Iterable[NatTable]) -> None:
         """Make these our tables, in place of any that an earlier run has left, from one packet to
@@ -141,6 +167,11 @@ class NatProgram:
         }
         tables = [NftTable(nat_table.family, name) for nat_table in wanted]
         self._commit_rules(tables)
+        classes = Transaction()
+        for nat_table, table in zip(wanted, tables, strict=True):
+            if nat_table.choice:
+                self._insert_classes(classes, table, nat_table.choice.classes)
+        self._commit(classes)
         # The new tables, with all their elements, take the place of the earlier ones.
         transaction = Transaction()
         for table, of_family in zip(tables, contents.values(), strict=True):
@@ -158,6 +189,7 @@ class NatProgram:
             nat_table.family: _Installed(
                 table,
                 nat_table.shape,
+                nat_table.choice.classes if nat_table.choice else frozenset(),
                 {
                     set_name: elements.fingerprint
                     for set_name, elements in contents[nat_table.family].items()
@@ -172,12 +204,18 @@ class NatProgram:
         self._generation = generation if generation - self._commits == others else None
 
     def update(self, changes: Iterable[NatTableChange]) -> None:
-        """Change elements, all in one transaction. Cost: linear in these."""
+        """Change elements, and add the rules that these need, all in one transaction. Cost: linear
+        in these; a new rule costs a look at all rules.
+        """
         transaction = Transaction()
         contents: dict[Family, dict[NatSet, int]] = {}
         changes = list(changes)
+        grown: dict[Family, frozenset[SlotClass]] = {}
         for change in changes:
             installed = self._installed[change.family]
+            if classes := change.choice_classes - installed.choice_classes:
+                grown[change.family] = installed.choice_classes | classes
+                self._insert_classes(transaction, installed.table, classes)
             # The sums are adjusted in a copy. The kernel takes a transaction whole or not at all,
             # so after a refusal the old ones are still true.
             contents[change.family] = sums = dict(installed.contents)
@@ -193,11 +231,15 @@ class NatProgram:
                 if added:
                     transaction.add(installed.table, set_name, added)
                 sums[set_name] += added.fingerprint - removed.fingerprint
-        if transaction.steps:
+        if grown:
+            self._commit_classes(transaction, [self._installed[family] for family in grown])
+        elif transaction.steps:
             with self._sole_transaction():
                 self._commit(transaction)
         for change in changes:
             self._installed[change.family].contents = contents[change.family]
+        for family, classes in grown.items():
+            self._installed[family].choice_classes = classes
 
     def missing(self) -> tuple[str, ...]:
         """The tables, chains and sets that are not in the kernel as they should be. Cost: one
@@ -242,7 +284,7 @@ class NatProgram:
 
     def render(self, wanted: Iterable[NatTable]) -> str:
         """The text of what `install` would put into a kernel without tables of ours."""
-        rules = ", ".join((*QUEUE_CHAINS, DNAT_CHAIN))
+        rules = ", ".join((*QUEUE_CHAINS, DNAT_CHAIN, f"classes of {CHOICE_CHAIN}"))
         return _text(
             (
                 f"# nft -f -, and by netlink the rules of {rules}",
@@ -261,12 +303,40 @@ class NatProgram:
         # Without steps nothing is sent.
         self._commits += bool(transaction.steps)
 
+    def _insert_classes(
+        self, transaction: Transaction, table: NftTable, classes: Iterable[SlotClass]
+    ) -> None:
+        # Each goes ahead of those before.
+        for slot_class in sorted(classes, reverse=True):
+            rule = NftRule.dnat_by_slot(
+                NatSet.STANDBY_SLOTS,
+                size=slot_class.size,
+                first=slot_class.first,
+                hash_seed=self.hash_seed if slot_class.is_by_source else None,
+            )
+            transaction.insert(table, CHOICE_CHAIN, rule)
+
+    def _commit_classes(self, transaction: Transaction, tables: Collection["_Installed"]) -> None:
+        """Commit a transaction that adds rules to these tables."""
+        before = self._tables.generation()
+        is_known = not self.missing()
+        self._commit(transaction)
+        chains = [self._tables.rules(installed.table) for installed in tables]
+        # A change of another program meanwhile must not pass for ours: then the chains stay as
+        # they were before, are missed, and come with new tables.
+        is_alone = is_known and self._tables.generation() == before + 1
+        if is_alone:
+            for installed, present in zip(tables, chains, strict=True):
+                installed.chains = present
+        self._generation = before + 1 if is_alone else None
+
     def _read_back(self, nat_table: NatTable, table: NftTable) -> dict[str, int]:
         """The kernel's listing of each chain. The first listing of a shape counts for its later
         tables too: a foreign change between writing and reading must not pass for ours.
         """
         before = self._installed.get(nat_table.family)
-        if before is not None and before.shape == nat_table.shape:
+        classes = nat_table.choice.classes if nat_table.choice else frozenset()
+        if before and (before.shape, before.choice_classes) == (nat_table.shape, classes):
             return before.chains
         return self._tables.rules(table)
 
@@ -357,6 +427,8 @@ class _Installed:
 
     table: NftTable
     shape: object
+    choice_classes: frozenset[SlotClass]
+    """Those that have rules in `choice-dnat`."""
     contents: dict[NatSet, int]
     """By map or set, the fingerprint of its elements."""
     chains: dict[str, int]

@@ -29,14 +29,14 @@ established packet therefore meets one comparison of its connection's state.
 
 Invariants: all frontends are in `frontends`, and each is in one of `KIND_SETS` at most; those that
 are served have a backend in `standby`, or in `standby-slots` one for every slot of one class; no
-packet leaves the NAT hook with the mark of a verdict, so routing never sees it. `ranges` and `addresses` hold destinations
-without a frontend. They have no standby: such packets wait for the engine's verdict, and are
-dropped while no process listens.
+packet leaves the NAT hook with the mark of a verdict, so routing never sees it. `ranges` and
+`addresses` hold destinations without a frontend. They have no standby: such packets wait for the
+engine's verdict, and are dropped while no process listens.
 """
 
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias
@@ -75,12 +75,14 @@ class NatSet(StrEnum):
     """Frontends without a standby."""
     ADDRESSES = "addresses"
     """Addresses of Services outside of the ranges, for ports without a frontend."""
+    HASH_SEED = "hash-seed"
+    """The seed of the hash of clients, for the next daemon."""
 
 
 SlotKey: TypeAlias = tuple[FrontendKey, int]
 """A frontend and the number of a slot."""
 Key: TypeAlias = int | FrontendKey | SlotKey | str
-"""A backend's id, a frontend, one of its slots, or an address."""
+"""A backend's id or the seed, a frontend, one of its slots, or an address."""
 Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 """With their values; those of sets have none."""
 
@@ -89,7 +91,7 @@ Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 class KernelChoice:
     """The rules by which the kernel always chooses for some frontends."""
 
-    classes: tuple[SlotClass, ...] = ()
+    classes: frozenset[SlotClass] = frozenset()
     """Of these frontends."""
     pod_ranges: tuple[str, ...] = ()
     """By which pods are told from other clients: ranges of the family, none within another."""
@@ -119,11 +121,16 @@ class NatTable:
     """Addresses of backends that may reach themselves through frontends of the kernel's choice."""
     choice: KernelChoice | None = None
     """None: the kernel always chooses for no frontend."""
+    hash_seed: int = 0
+    """By which clients are hashed to slots, 32 bits."""
 
     @property
     def shape(self) -> object:
-        """The values that are in rules: another shape needs another table."""
-        return self.ranges, self.resets_tcp, self.slot_classes, self.choice
+        """The values that are in rules: another shape needs another table. Rules of classes come by
+        themselves.
+        """
+        choice = self.choice and replace(self.choice, classes=frozenset())
+        return self.ranges, self.resets_tcp, self.slot_classes, choice, self.hash_seed
 
 
 class NatTableWriter:
@@ -157,7 +164,8 @@ class NatTableWriter:
                 yield f"    elements = {{ {', '.join(texts)} }}"
             yield "  }"
         netlink_rules = {} if asleep else self._netlink_rules(ip)
-        for chain, lines in (self._queue_chains(table, ip) | self._nat_chains(table, ip)).items():
+        chains = self._queue_chains(table, ip) | self._nat_chains(table, ip, asleep)
+        for chain, lines in chains.items():
             yield f"  chain {chain} {{"
             yield from (f"    {line}" for line in (*lines, *netlink_rules.get(chain, ())))
             yield "  }"
@@ -188,7 +196,7 @@ class NatTableWriter:
             **hooks,
         }
 
-    def _nat_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
+    def _nat_chains(self, table: NatTable, ip: str, is_asleep: bool) -> dict[str, tuple[str, ...]]:
         """Chains that carry verdicts out, and those of the standby. Only first packets come to
         them.
         """
@@ -202,7 +210,7 @@ class NatTableWriter:
             "rejection": (*reset, f"reject with {icmp} port-unreachable"),
             "dnat-by-mark": (),
             "verdict": self._verdict_lines(),
-            **self._standby_chains(table, ip),
+            **self._standby_chains(table, ip, is_asleep),
             **{
                 hook: (f"type nat hook {hook} priority {NAT_PRIORITY}; policy accept;", *hook_lines)
                 for hook in ("prerouting", "output")
@@ -229,12 +237,18 @@ class NatTableWriter:
             f"{has_verdict} {clear_mark} accept",
         )
 
-    def _standby_chains(self, table: NatTable, ip: str) -> dict[str, tuple[str, ...]]:
+    def _standby_chains(
+        self, table: NatTable, ip: str, is_asleep: bool
+    ) -> dict[str, tuple[str, ...]]:
         masquerade = f"meta mark set meta mark | {self._marks.masquerade:#x}"
         choice_sets = CHOICE_SETS if table.choice else ()
         return {
-            "standby-dnat": tuple(_dnat_lines(table.slot_classes, ip)),
-            **(self._choice_chains(table.choice, ip) if table.choice else {}),
+            "standby-dnat": (
+                _one_backend(ip),
+                *_class_lines(table, table.slot_classes),
+                "drop",
+            ),
+            **(self._choice_chains(table, table.choice, is_asleep) if table.choice else {}),
             "frontend": (
                 # It ends here, unless the packet has no verdict.
                 "jump verdict",
@@ -245,7 +259,9 @@ class NatTableWriter:
             ),
         }
 
-    def _choice_chains(self, choice: KernelChoice, ip: str) -> dict[str, tuple[str, ...]]:
+    def _choice_chains(
+        self, table: NatTable, choice: KernelChoice, is_asleep: bool
+    ) -> dict[str, tuple[str, ...]]:
         """Chains for whose frontends the kernel always chooses."""
         masquerade = f"meta mark set meta mark | {self._marks.masquerade:#x} goto choice-dnat"
         if choice.masquerades_all:
@@ -254,12 +270,20 @@ class NatTableWriter:
             lines = [f'iifname != "{choice.pod_device}*" {masquerade}', "goto choice-dnat"]
         elif choice.pod_ranges:
             ranges = ", ".join(choice.pod_ranges)
-            lines = [f"{ip} saddr != {{ {ranges} }} {masquerade}", "goto choice-dnat"]
+            lines = [
+                f"{FAMILIES[table.family]} saddr != {{ {ranges} }} {masquerade}",
+                "goto choice-dnat",
+            ]
         else:
             # As kube-proxy: without a way to tell pods nobody is masqueraded.
             lines = ["goto choice-dnat"]
         return {
-            "choice-dnat": tuple(_dnat_lines(choice.classes, ip)),
+            CHOICE_CHAIN: (
+                # Those of a table that is asleep come by netlink, as those that come later.
+                *([] if is_asleep else _class_lines(table, sorted(choice.classes))),
+                _one_backend(FAMILIES[table.family]),
+                "drop",
+            ),
             NatSet.CHOICE_MASQUERADE: (masquerade,),
             NatSet.CHOICE_CLUSTER_IP: tuple(lines),
         }
@@ -284,6 +308,7 @@ def sets(table: NatTable) -> dict[NatSet, Elements]:
         **standby_elements(table.standby),
         NatSet.HAIRPINS: dict.fromkeys(table.hairpins),
         NatSet.ADDRESSES: dict.fromkeys(table.addresses),
+        NatSet.HASH_SEED: {table.hash_seed: None},
     }
     if not table.slot_classes:
         del contents[NatSet.STANDBY_SLOTS]
@@ -325,7 +350,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
     """Elements of this map or set as the kernel lays them out: registers of four bytes."""
     socket_family = SOCKET_FAMILIES[family]
     # Identifiers count in steps of the lowest bit of the mark that they may have.
-    step = marks.backend & -marks.backend
+    step = marks.backend & -marks.backend if name is NatSet.BACKENDS else 1
     length = 16 if family == Family.IPV6 else 4
     frontend = struct.Struct(f"!{length}sB3xH2x")
     backend = struct.Struct(f"!{length}sH2x")
@@ -352,6 +377,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
             records += backend.pack(inet_pton(socket_family, value[0]), value[1])
     key_lengths = {
         NatSet.BACKENDS: number.size,
+        NatSet.HASH_SEED: number.size,
         NatSet.STANDBY_SLOTS: frontend.size + number.size,
         NatSet.HAIRPINS: 2 * length,
         NatSet.ADDRESSES: length,
@@ -361,7 +387,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
 
 
 def _element_text(name: NatSet, key: Key, value: BackendAddress | None, marks: Marks) -> str:
-    step = marks.backend & -marks.backend
+    step = marks.backend & -marks.backend if name is NatSet.BACKENDS else 1
     if name is NatSet.HAIRPINS:
         return f"{key} . {key}"
     text = f"{key * step:#x}" if isinstance(key, int) else _key_text(key)
@@ -384,24 +410,21 @@ def _ours(ip: str) -> str:
     return f"{PORTED} {_frontend(ip)} @{NatSet.FRONTENDS}"
 
 
-def _dnat_lines(classes: Iterable[SlotClass], ip: str) -> Iterator[str]:
-    """Rules for frontends with one backend, and those of each class. A frontend meets one of them:
-    those of other classes do not find it.
-    """
-    to = f"{PORTED} dnat {ip} to {_frontend(ip)}"
-    yield f"{to} map @{NatSet.STANDBY}"
-    for slot_class in classes:
-        yield f"{to} . {_drawn_slot(slot_class, ip)} map @{NatSet.STANDBY_SLOTS}"
-    yield "drop"
+def _one_backend(ip: str) -> str:
+    """The rule for frontends with one backend. Others pass it by, as they do those of classes."""
+    return f"{PORTED} dnat {ip} to {_frontend(ip)} map @{NatSet.STANDBY}"
 
 
-def _drawn_slot(slot_class: SlotClass, ip: str) -> str:
-    """The number of one of a frontend's slots, if the frontend is of this class."""
-    size, is_by_source, first = slot_class
-    # Without a seed of ours the kernel takes another one for each rule: its listing would differ
-    # from the first, and a client change its backend with every new table.
-    drawn = f"jhash {ip} saddr mod {size} seed {HASH_SEED:#x}" if is_by_source else None
-    return f"{drawn or f'numgen random mod {size}'} offset {first}"
+def _class_lines(table: NatTable, classes: Iterable[SlotClass]) -> Iterator[str]:
+    """The rule for frontends of each class."""
+    ip = FAMILIES[table.family]
+    for size, is_by_source, first in classes:
+        # Without a seed of ours the kernel takes another one for each rule: its listing would
+        # differ from the first, and a client change its backend with every new table. Clients must
+        # not know the seed: they could choose addresses that all come to one backend.
+        hashed = f"jhash {ip} saddr mod {size} seed {table.hash_seed:#x}"
+        slot = f"{hashed if is_by_source else f'numgen random mod {size}'} offset {first}"
+        yield f"{PORTED} dnat {ip} to {_frontend(ip)} . {slot} map @{NatSet.STANDBY_SLOTS}"
 
 
 def _portless(table: NatTable) -> Iterator[str]:
@@ -426,6 +449,8 @@ NO_REDIRECTS: Final = {
         "icmpv6 type nd-redirect drop",
     )
 }
+CHOICE_CHAIN: Final = "choice-dnat"
+"""The chain with the rules of classes of frontends for which the kernel always chooses."""
 CHOICE_SETS: Final = (NatSet.CHOICE_CLUSTER_IP, NatSet.CHOICE_MASQUERADE)
 """Sets of frontends for which the kernel always chooses. Each shares its name with a chain."""
 KIND_SETS: Final = (NatSet.STANDBY_KEEP_SOURCE, NatSet.REJECT_UNSERVED, *CHOICE_SETS)
@@ -448,10 +473,9 @@ SET_TYPES: Final[Mapping[NatSet, str]] = {
     **dict.fromkeys((NatSet.FRONTENDS, *KIND_SETS), FRONTEND_TYPE),
     NatSet.HAIRPINS: "type {address} . {address}",
     NatSet.ADDRESSES: "type {address}",
+    NatSet.HASH_SEED: "type mark",
 }
 """Of keys, and of a map's values; `{address}` stands for the type of the family's addresses, `{ip}`
 for its name.
 """
 MAPS: Final = (NatSet.BACKENDS, NatSet.STANDBY, NatSet.STANDBY_SLOTS)
-HASH_SEED: Final = 0x6B62652D
-"""Any fixed number: every node hashes alike."""

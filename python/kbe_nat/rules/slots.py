@@ -14,9 +14,11 @@ with a backend in each.
 - Of equal remainders the smallest share goes first, so that shares follow from the weights alone.
   Of equal shares those go first whose backend had such a slot before, and then those from a place
   on that is a hash of the frontend: frontends with more backends than slots use different ones.
-- Frontends for which the kernel always chooses have exact classes, whose slots are the sum of the
+- Frontends for which the kernel always draws have exact classes, whose slots are the sum of the
   weights: none is rounded.
-- A backend keeps its slots, up to its share: only slots move whose backend has too many.
+- A backend keeps its slots, up to its share: only slots move whose backend has too many. A client
+  that is hashed to a slot moves with it. So frontends whose clients the kernel always hashes have
+  one number of slots whatever their backends: another number would move most clients.
 """
 
 from collections import Counter
@@ -58,7 +60,13 @@ class SlotClasses:
             for size in range(2, MOST_EXACT + 1)
             if is_able
         )
-        """Those of frontends for which the kernel always chooses, one for each number of slots."""
+        """Those of frontends for which the kernel always draws, one for each number of slots."""
+        self.hashed = (
+            SlotClass(HASHED_SLOTS, is_by_source=True, first=(EXACT + 1) * STRIDE)
+            if is_able
+            else None
+        )
+        """That of frontends for which the kernel always hashes clients."""
 
     def of(self, wanted: int | None, *, is_by_source: bool) -> SlotClass | None:
         """The smallest class with as many slots as are wanted, or the largest; with None that of
@@ -124,7 +132,13 @@ FACTORS: Final = (1, 4, 16)
 EXACT: Final = 1 << 8
 """Exact classes have their numbers behind the others'."""
 MOST_EXACT: Final = 32
-"""Slots of the largest exact class. Each that is used takes a rule, which larger ones pass by."""
+"""Slots of the largest exact class. Each that is used takes a rule, which other ones pass by."""
+HASHED_SLOTS: Final = 128
+"""Four and more for each backend of a frontend whose clients the kernel always hashes: shares are
+right within one of these slots, whose elements are the kernel's memory.
+"""
+MOST_HASHED: Final = 32
+"""Backends of such a frontend."""
 STRIDE: Final = 1 << 16
 """Between the first slots of two classes."""
 MAX_SLOTS: Final = 256

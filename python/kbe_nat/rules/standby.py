@@ -10,8 +10,10 @@ family:
   as few slots as it can.
 - A frontend with one such backend has that one, without slots.
 - The kernel always chooses (`is_chosen`) where a Service or the operator wants it and the choice is
-  a mere draw that asks nothing about the client: `_chosen_class` has the conditions. Such a
-  frontend has slots by which its shares are exact, and no verdict is waited for.
+  a mere draw, or a hash of the client's address: `_chosen_class` has the conditions. Such a
+  frontend has slots of its own, and no verdict is waited for.
+- An earlier daemon's tables say which slots its clients are hashed to. The first decision about a
+  frontend follows them as it would follow a decision of this process.
 - Where no backend may serve every client (there is none, or source ranges restrict the frontend)
   the kernel rejects. It does not know source ranges; it must not let a client in that the engine
   would not.
@@ -47,6 +49,7 @@ from kbe_nat.policy.plan import (
 from kbe_nat.rules.slots import (
     DEFAULT_SLOTS,
     MOST_EXACT,
+    MOST_HASHED,
     SlotClass,
     SlotClasses,
     exact_size,
@@ -105,10 +108,10 @@ class StandbyTable:
         self.classes = classes or SlotClasses(DEFAULT_SLOTS)
         self._choice = choice
         self._on_death = on_death
-        self.chosen_sizes: set[int] = set()
-        """The numbers of slots of all frontends for which the kernel has ever chosen. What has a
-        rule keeps it: each change of rules fills new tables.
-        """
+        self.chosen_classes: set[SlotClass] = set()
+        """Of all frontends for which the kernel has ever chosen. What has a rule keeps it."""
+        self._inherited: dict[Family, Mapping[FrontendKey, tuple[BackendAddress, ...]]] = {}
+        """The slots of an earlier daemon, of frontends whose clients are hashed."""
         self._decisions: dict[Family, dict[FrontendKey, StandbyDecision]] = {
             family: {} for family in Family
         }
@@ -119,10 +122,16 @@ class StandbyTable:
         }
         """The decisions when changes were taken last, of the frontends touched since."""
 
-    def chosen_classes(self) -> tuple[SlotClass, ...]:
-        """The classes of frontends for which the kernel chooses, in the order of their rules."""
-        sizes = self.chosen_sizes | SMALL_SIZES
-        return tuple(each for each in self.classes.exact if each.size in sizes)
+    @property
+    def may_choose(self) -> bool:
+        """Whether the kernel may ever choose."""
+        return self._on_death is OnDeath.SERVE and bool(self.classes.exact)
+
+    def inherit(
+        self, slots: Mapping[Family, Mapping[FrontendKey, tuple[BackendAddress, ...]]]
+    ) -> None:
+        """Let first decisions about frontends follow these slots; without any from now on none."""
+        self._inherited = dict(slots)
 
     def chosen(self) -> int:
         """For how many frontends the kernel always chooses. Cost: linear in all frontends."""
@@ -196,9 +205,12 @@ class StandbyTable:
             stays = port.affinity_seconds is not None or port.strategy in BY_SOURCE
             slot_class = self.classes.of(port.standby_slots, is_by_source=stays)
         size, first_slot = (slot_class.size, slot_class.first) if slot_class else (1, None)
-        if is_chosen:
-            self.chosen_sizes.add(size)
-        before = former.backends if former else ()
+        if is_chosen and slot_class:
+            self.chosen_classes.add(slot_class)
+        if former:
+            before = former.backends
+        else:
+            before = self._inherited.get(port.family, {}).get(frontend.key, ())
         backends = share_out(eligible, size, frontend.key, before)
         # As kube-proxy: externalTrafficPolicy Local keeps the client's address, because the backend
         # is on this node and its answers pass here in any case.
@@ -222,8 +234,13 @@ class StandbyTable:
             # The engine guards those of the node's loopback.
             and not ip_address(frontend.key[0]).is_loopback
         )
-        size = exact_size(eligible.values()) if can_choose else 0
-        if not 1 <= size <= MOST_EXACT:
+        if not can_choose:
+            return False, None
+        if port.strategy in BY_SOURCE:
+            hashed = self.classes.hashed if len(eligible) > 1 else None
+            return len(eligible) <= MOST_HASHED, hashed
+        size = exact_size(eligible.values())
+        if size > MOST_EXACT:
             return False, None
         return True, next((each for each in self.classes.exact if each.size == size), None)
 
@@ -268,9 +285,13 @@ def eligible_backends(port: PlannedPort, frontend: Frontend) -> dict[BackendAddr
 
 def is_chosen_by_kernel(port: PlannedPort, default: Choice) -> bool:
     """Whether the kernel is to choose for a port, and knows all that the engine would ask."""
+    return (port.choice or default) is Choice.KERNEL and is_able_to_choose(port)
+
+
+def is_able_to_choose(port: PlannedPort) -> bool:
+    """Whether the kernel knows all that the engine would ask about a client."""
     return (
-        (port.choice or default) is Choice.KERNEL
-        and port.strategy in DRAWS
+        port.strategy in (*DRAWS, *BY_SOURCE)
         and port.affinity_seconds is None
         and not port.source_ranges
     )
@@ -278,7 +299,5 @@ def is_chosen_by_kernel(port: PlannedPort, default: Choice) -> bool:
 
 DRAWS: Final = (Strategy.RANDOM, Strategy.CASCADE)
 """Strategies by which each flow is drawn, whatever was drawn before."""
-SMALL_SIZES: Final = frozenset((2, 3, 4))
-"""Most Services have so few endpoints, sooner or later."""
 BY_SOURCE: Final = (Strategy.SOURCE_HASH, Strategy.MAGLEV)
 """Strategies whose Services have the kernel hash the client's address, as IPVS does for both."""

@@ -8,7 +8,7 @@ mod transaction;
 mod uapi;
 
 pub use elements::Elements;
-pub use rule::Rule;
+pub use rule::{Draw, Rule};
 pub use table::Table;
 pub use tables::Tables;
 pub use transaction::{CommitError, Transaction};

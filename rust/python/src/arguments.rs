@@ -410,7 +410,7 @@ arguments! {
     backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint;
     client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
     engine; excluded_devices; excluded_ranges; fail_open; family; first; flows; frame; frames;
-    fresh; frontends; gso; hairpin; id;
+    fresh; frontends; gso; hairpin; hash_seed; id;
     incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer;
     keep; key; key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping;
     mark; marks; mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments;
@@ -427,6 +427,7 @@ arguments! {
     max_decisions: 0, 1 << 24;
     virtual_nodes: 1, 100_000;
     share: 0, 1;
+    size: 1, u32::MAX;
     epsilon: 1e-6, 1e3;
     decay: 1e-3, 86_400;
     block_size: 1, u16::MAX;

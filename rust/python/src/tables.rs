@@ -103,6 +103,21 @@ impl NftRule {
         Self(nft::Rule::DnatByMark { key, keep, map })
     }
 
+    /// The destination becomes the value that a map has for it, its protocol and port, and the
+    /// number of one of `size` slots from `first` on: one that is drawn at random, or by a hash of
+    /// the source address with the seed `hash_seed`.
+    #[staticmethod]
+    #[pyo3(signature = (map, *, size, first, hash_seed=None))]
+    fn dnat_by_slot(
+        #[pyo3(from_py_with = arguments::map)] map: String,
+        #[pyo3(from_py_with = arguments::size)] size: u32,
+        #[pyo3(from_py_with = arguments::first)] first: u32,
+        #[pyo3(from_py_with = arguments::hash_seed)] hash_seed: Option<u32>,
+    ) -> Self {
+        let draw = hash_seed.map_or(nft::Draw::Random, |seed| nft::Draw::Source { seed });
+        Self(nft::Rule::DnatBySlot { draw, size, first, map })
+    }
+
     fn __repr__(&self) -> String {
         format!("<NftRule {}>", self.0)
     }
@@ -128,6 +143,16 @@ impl Transaction {
         #[pyo3(from_py_with = arguments::rule)] rule: PyRef<'_, NftRule>,
     ) {
         self.0.append(table.0.clone(), chain, rule.0.clone());
+    }
+
+    /// Add a rule at the beginning of a chain.
+    fn insert(
+        &mut self,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::chain)] chain: String,
+        #[pyo3(from_py_with = arguments::rule)] rule: PyRef<'_, NftRule>,
+    ) {
+        self.0.insert(table.0.clone(), chain, rule.0.clone());
     }
 
     /// Add elements to a set or map.

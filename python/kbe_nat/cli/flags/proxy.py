@@ -158,9 +158,10 @@ PROXY_FLAGS: Final[Flags] = {
         ),
         "choice": Flag(
             "--choice",
-            help="What chooses the endpoint of a new connection where the strategy is random or"
-            " cascade, without affinity and source ranges (first-packet): with kernel such"
-            " connections wait for nobody. A Service says it by the annotation kbe-nat.io/choice."
+            help="What chooses the endpoint of a new connection where the strategy is random,"
+            " cascade, sh or mh, without affinity and source ranges (first-packet). With kernel"
+            " such connections wait for nobody; auto hands Services to it while the queue to the"
+            " engine is full. A Service says it by the annotation kbe-nat.io/choice."
             " Default: engine.",
         ),
         "takes_over": Flag(

@@ -5,11 +5,13 @@ use std::fmt;
 use super::table::c_string;
 use super::uapi::{
     NFTA_BITWISE_DREG, NFTA_BITWISE_LEN, NFTA_BITWISE_MASK, NFTA_BITWISE_SREG, NFTA_BITWISE_XOR,
-    NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_LOOKUP_DREG,
-    NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_META_DREG, NFTA_META_KEY, NFTA_META_SREG,
-    NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_TYPE,
-    NFTA_QUEUE_FLAGS, NFTA_QUEUE_NUM, NFTA_QUEUE_TOTAL, NFTA_TARGET_INFO, NFTA_TARGET_NAME,
-    NFTA_TARGET_REV,
+    NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_HASH_DREG, NFTA_HASH_LEN,
+    NFTA_HASH_MODULUS, NFTA_HASH_OFFSET, NFTA_HASH_SEED, NFTA_HASH_SREG, NFTA_LIST_ELEM,
+    NFTA_LOOKUP_DREG, NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_META_DREG, NFTA_META_KEY,
+    NFTA_META_SREG, NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_TYPE,
+    NFTA_NG_DREG, NFTA_NG_MODULUS, NFTA_NG_OFFSET, NFTA_NG_TYPE, NFTA_PAYLOAD_BASE,
+    NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_LEN, NFTA_PAYLOAD_OFFSET, NFTA_QUEUE_FLAGS, NFTA_QUEUE_NUM,
+    NFTA_QUEUE_TOTAL, NFTA_TARGET_INFO, NFTA_TARGET_NAME, NFTA_TARGET_REV,
 };
 use crate::attribute::{put, put_nest};
 use crate::family::Family;
@@ -39,6 +41,31 @@ pub enum Rule {
         /// The map: to address and port.
         map: String,
     },
+    /// Translates the destination to the value that a map has for it, its protocol and port, and
+    /// the number of a slot. `nft` writes this rule with a new map alone: of one that is there it
+    /// takes the type of the port for TCP's. Packets of protocols without ports must not come here.
+    DnatBySlot {
+        /// How the slot is chosen.
+        draw: Draw,
+        /// How many slots there are.
+        size: u32,
+        /// The number of the first one.
+        first: u32,
+        /// The map: to address and port.
+        map: String,
+    },
+}
+
+/// How the kernel chooses one of several slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Draw {
+    /// At random.
+    Random,
+    /// By a hash of the source address.
+    Source {
+        /// The seed of the hash.
+        seed: u32,
+    },
 }
 
 impl fmt::Display for Rule {
@@ -47,6 +74,9 @@ impl fmt::Display for Rule {
             Self::Queue { native: true, .. } => formatter.write_str("queue"),
             Self::Queue { native: false, .. } => formatter.write_str("NFQUEUE"),
             Self::DnatByMark { map, .. } => write!(formatter, "dnat by map {map}"),
+            Self::DnatBySlot { map, size, .. } => {
+                write!(formatter, "dnat by one of {size} slots in map {map}")
+            }
         }
     }
 }
@@ -59,7 +89,14 @@ impl Rule {
                 let flags = if bypass { libc::NFT_QUEUE_FLAG_BYPASS as u16 } else { 0 };
                 put_queue(bytes, [first, total, flags], native);
             }
-            Rule::DnatByMark { key, keep, map } => put_dnat(bytes, family, *key, *keep, map),
+            Rule::DnatByMark { key, keep, map } => {
+                put_dnat_by_mark(bytes, family, *key, *keep, map);
+            }
+            Rule::DnatBySlot { draw, size, first, map } => {
+                put_destination(bytes, family);
+                put_slot(bytes, family, *draw, *size, *first);
+                put_dnat(bytes, family, map);
+            }
         }
     }
 }
@@ -85,7 +122,7 @@ fn put_queue(bytes: &mut Vec<u8>, [first, total, flags]: [u16; 3], native: bool)
     });
 }
 
-fn put_dnat(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str) {
+fn put_dnat_by_mark(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str) {
     // Both are read ahead of the change: the look-up needs bits that the change clears.
     put_masked_mark(bytes, REGISTER, key);
     put_masked_mark(bytes, OTHER_REGISTER, keep);
@@ -93,6 +130,63 @@ fn put_dnat(bytes: &mut Vec<u8>, family: Family, key: u32, keep: u32, map: &str)
         put(bytes, NFTA_META_KEY, &MARK.to_be_bytes());
         put(bytes, NFTA_META_SREG, &OTHER_REGISTER.to_be_bytes());
     });
+    put_dnat(bytes, family, map);
+}
+
+/// Address, protocol and port, side by side from the first register on.
+fn put_destination(bytes: &mut Vec<u8>, family: Family) {
+    let (offset, length) = match family {
+        Family::V4 => (16, 4),
+        Family::V6 => (24, 16),
+    };
+    let behind = SMALL_REGISTER + length / 4;
+    put_payload(bytes, SMALL_REGISTER, NETWORK, offset, length);
+    put_expression(bytes, "meta", |bytes| {
+        put(bytes, NFTA_META_DREG, &behind.to_be_bytes());
+        put(bytes, NFTA_META_KEY, &PROTOCOL.to_be_bytes());
+    });
+    put_payload(bytes, behind + 1, TRANSPORT, 2, 2);
+}
+
+/// The number of a slot, behind the destination.
+fn put_slot(bytes: &mut Vec<u8>, family: Family, draw: Draw, size: u32, first: u32) {
+    let (offset, length) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 16),
+    };
+    let slot = SMALL_REGISTER + length / 4 + 2;
+    match draw {
+        Draw::Random => put_expression(bytes, "numgen", |bytes| {
+            put(bytes, NFTA_NG_DREG, &slot.to_be_bytes());
+            put(bytes, NFTA_NG_MODULUS, &size.to_be_bytes());
+            put(bytes, NFTA_NG_TYPE, &RANDOM.to_be_bytes());
+            put(bytes, NFTA_NG_OFFSET, &first.to_be_bytes());
+        }),
+        Draw::Source { seed } => {
+            put_payload(bytes, OTHER_REGISTER, NETWORK, offset, length);
+            put_expression(bytes, "hash", |bytes| {
+                put(bytes, NFTA_HASH_SREG, &OTHER_REGISTER.to_be_bytes());
+                put(bytes, NFTA_HASH_DREG, &slot.to_be_bytes());
+                put(bytes, NFTA_HASH_LEN, &length.to_be_bytes());
+                put(bytes, NFTA_HASH_MODULUS, &size.to_be_bytes());
+                put(bytes, NFTA_HASH_SEED, &seed.to_be_bytes());
+                put(bytes, NFTA_HASH_OFFSET, &first.to_be_bytes());
+            });
+        }
+    }
+}
+
+fn put_payload(bytes: &mut Vec<u8>, register: u32, base: u32, offset: u32, length: u32) {
+    put_expression(bytes, "payload", |bytes| {
+        put(bytes, NFTA_PAYLOAD_DREG, &register.to_be_bytes());
+        put(bytes, NFTA_PAYLOAD_BASE, &base.to_be_bytes());
+        put(bytes, NFTA_PAYLOAD_OFFSET, &offset.to_be_bytes());
+        put(bytes, NFTA_PAYLOAD_LEN, &length.to_be_bytes());
+    });
+}
+
+/// The destination becomes what a map has for the key that begins in the first register.
+fn put_dnat(bytes: &mut Vec<u8>, family: Family, map: &str) {
     put_expression(bytes, "lookup", |bytes| {
         put(bytes, NFTA_LOOKUP_SET, &c_string(map));
         put(bytes, NFTA_LOOKUP_SREG, &REGISTER.to_be_bytes());
@@ -145,6 +239,10 @@ const OTHER_REGISTER: u32 = libc::NFT_REG_4 as u32;
 const SMALL_REGISTER: u32 = libc::NFT_REG32_00 as u32;
 const MARK: u32 = libc::NFT_META_MARK as u32;
 const DNAT: u32 = libc::NFT_NAT_DNAT as u32;
+const PROTOCOL: u32 = libc::NFT_META_L4PROTO as u32;
+const NETWORK: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
+const TRANSPORT: u32 = libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32;
+const RANDOM: u32 = libc::NFT_NG_RANDOM as u32;
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +280,38 @@ mod tests {
         let info: Vec<u8> =
             [100u16, 2, 1, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
         assert_eq!(find(target, NFTA_TARGET_INFO), Some(&info[..]));
+    }
+
+    #[test]
+    fn a_slot_stands_behind_the_destination_that_it_is_looked_up_with() {
+        let register = |expression: &[u8], kind| {
+            find(expression, kind).and_then(<[u8]>::first_chunk).map(|&own| u32::from_be_bytes(own))
+        };
+        let rule =
+            |draw| Rule::DnatBySlot { draw, size: 5, first: 0x5_0000, map: "standby-slots".into() };
+        for (family, address) in [(Family::V4, 1), (Family::V6, 4)] {
+            let random = expressions(&rule(Draw::Random), family);
+            let names: Vec<_> = random.iter().map(|(name, _)| &name[..]).collect();
+            assert_eq!(names, ["payload", "meta", "payload", "numgen", "lookup", "nat"]);
+            let places = [
+                register(&random[0].1, NFTA_PAYLOAD_DREG),
+                register(&random[1].1, NFTA_META_DREG),
+                register(&random[2].1, NFTA_PAYLOAD_DREG),
+                register(&random[3].1, NFTA_NG_DREG),
+            ];
+            let expected = [0, address, address + 1, address + 2].map(|n| SMALL_REGISTER + n);
+            assert_eq!(places, expected.map(Some));
+            let hashed = expressions(&rule(Draw::Source { seed: 7 }), family);
+            let names: Vec<_> = hashed.iter().map(|(name, _)| &name[..]).collect();
+            assert_eq!(names, ["payload", "meta", "payload", "payload", "hash", "lookup", "nat"]);
+            assert_eq!(
+                register(&hashed[3].1, NFTA_PAYLOAD_DREG),
+                register(&hashed[4].1, NFTA_HASH_SREG)
+            );
+            assert_eq!(register(&hashed[4].1, NFTA_HASH_DREG), places[3]);
+            assert_eq!(register(&hashed[4].1, NFTA_HASH_LEN), Some(4 * address));
+            assert_eq!(register(&hashed[4].1, NFTA_HASH_SEED), Some(7));
+        }
     }
 
     #[test]

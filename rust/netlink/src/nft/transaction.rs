@@ -26,6 +26,7 @@ pub struct Transaction(Vec<Step>);
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
     Append(Table, String, Rule),
+    Insert(Table, String, Rule),
     Add(Table, String, Elements),
     Remove(Table, String, Elements),
     DeleteTable(Table),
@@ -47,6 +48,11 @@ impl Transaction {
     /// Adds a rule at the end of a chain.
     pub fn append(&mut self, table: Table, chain: String, rule: Rule) {
         self.0.push(Step::Append(table, chain, rule));
+    }
+
+    /// Adds a rule at the beginning of a chain.
+    pub fn insert(&mut self, table: Table, chain: String, rule: Rule) {
+        self.0.push(Step::Insert(table, chain, rule));
     }
 
     /// Adds elements to a set or map. The kernel refuses those that are there already with another
@@ -111,6 +117,9 @@ impl fmt::Display for Step {
             Self::Append(table, chain, rule) => {
                 write!(formatter, "append a rule ({rule}) to chain {chain} of table {table}")
             }
+            Self::Insert(table, chain, rule) => {
+                write!(formatter, "insert a rule ({rule}) into chain {chain} of table {table}")
+            }
             Self::Add(table, set, elements) => {
                 write!(formatter, "add elements ({}) to {set} of table {table}", elements.count())
             }
@@ -139,12 +148,10 @@ impl Step {
             Self::Append(table, chain, rule) => {
                 // Without FLAG_APPEND the rule would stand first in its chain.
                 let head = Head { flags: FLAG_CREATE | FLAG_APPEND, ..head(NEW_RULE, table) };
-                put_message(bytes, head, |bytes| {
-                    put(bytes, NFTA_RULE_TABLE, &c_string(&table.name));
-                    put(bytes, NFTA_RULE_CHAIN, &c_string(chain));
-                    let family = table.family;
-                    put_nest(bytes, NFTA_RULE_EXPRESSIONS, |bytes| rule.put(bytes, family));
-                });
+                put_rule(bytes, head, table, chain, rule);
+            }
+            Self::Insert(table, chain, rule) => {
+                put_rule(bytes, head(NEW_RULE, table), table, chain, rule);
             }
             Self::Add(table, set, elements) => {
                 put_elements(bytes, head(NEW_ELEMENTS, table), table, set, elements);
@@ -162,6 +169,14 @@ impl Step {
             }),
         }
     }
+}
+
+fn put_rule(bytes: &mut Vec<u8>, head: Head, table: &Table, chain: &str, rule: &Rule) {
+    put_message(bytes, head, |bytes| {
+        put(bytes, NFTA_RULE_TABLE, &c_string(&table.name));
+        put(bytes, NFTA_RULE_CHAIN, &c_string(chain));
+        put_nest(bytes, NFTA_RULE_EXPRESSIONS, |bytes| rule.put(bytes, table.family));
+    });
 }
 
 /// As many messages as are needed, since an attribute has at most 64 kB.
