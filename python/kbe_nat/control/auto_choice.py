@@ -38,7 +38,7 @@ class _Handed:
     """When it went there."""
     flows: int
     """Its connections at the last look."""
-    looked: float
+    last_look: float
     calm_since: float | None = None
 
 
@@ -63,7 +63,7 @@ class AutoChoice:
         """Whether `look` needs counters: the queues are full, were so, or ports may go back. Cost:
         that of the ports that the kernel chooses for.
         """
-        is_stale = any(now - each.looked >= CALM_LOOK for each in self._handed.values())
+        is_stale = any(now - each.last_look >= CALM_LOOK for each in self._handed.values())
         return waiting >= BUSY_PACKETS or self._busy > 0 or is_stale
 
     def look(self, now: float, waiting: int, flows: Mapping[str, int]) -> list[Handover]:
@@ -90,14 +90,14 @@ class AutoChoice:
             for port, count in flows.items()
             if port not in self._handed
         }
-        total, taken = sum(arrivals.values()), 0
+        total, relief = sum(arrivals.values()), 0
         handovers = []
         # By name where they are equal: the same counters lead to the same choice.
         for port in sorted(arrivals, key=lambda each: (-arrivals[each], each)):
-            if taken >= total * SHARE:
+            if relief >= total * SHARE:
                 break
             rate = arrivals[port] / (now - self._started)
-            taken += arrivals[port]
+            relief += arrivals[port]
             self._handed[port] = _Handed(rate, flows[port], now)
             handovers.append(Handover(port, to_kernel=True, rate=rate))
         return handovers
@@ -105,12 +105,12 @@ class AutoChoice:
     def _take_back(self, now: float, flows: Mapping[str, int]) -> list[Handover]:
         handovers = []
         for port, handed in list(self._handed.items()):
-            seconds = now - handed.looked
+            seconds = now - handed.last_look
             if port in flows and seconds < CALM_LOOK:
                 continue
             # A port that is gone, or may not go to the kernel any more, has none.
             rate = (flows[port] - handed.flows) / seconds if port in flows else 0.0
-            handed.flows, handed.looked = flows.get(port, 0), now
+            handed.flows, handed.last_look = flows.get(port, 0), now
             if rate >= handed.rate * CALM:
                 handed.calm_since = None
             elif handed.calm_since is None:

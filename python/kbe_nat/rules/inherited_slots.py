@@ -36,7 +36,7 @@ def read_slots(
     }
     # The number stands in the host's byte order.
     encoded = {struct.pack("=I", number): place for number, place in places.items()}
-    found: dict[tuple[bytes, int, int], dict[int, tuple[bytes, int]]] = {}
+    slots_of: dict[tuple[bytes, int, int], dict[int, tuple[bytes, int]]] = {}
     sizes: dict[tuple[bytes, int, int], int] = {}
     # A table of another version may have elements of another length.
     whole = len(contents) - len(contents) % element.size
@@ -44,13 +44,13 @@ def read_slots(
         place = encoded.get(number)
         if place is not None:
             key = tuple(frontend)
-            found.setdefault(key, {})[place[1]] = backend, port
+            slots_of.setdefault(key, {})[place[1]] = backend, port
             sizes[key] = place[0].size
     return {
         (str(address(key[0])), PROTOCOLS[key[1]], key[2]): tuple(
             (str(address(slots[number][0])), slots[number][1]) for number in range(sizes[key])
         )
-        for key, slots in found.items()
+        for key, slots in slots_of.items()
         if len(slots) == sizes[key] and key[1] in PROTOCOLS
     }
 

@@ -207,10 +207,8 @@ class StandbyTable:
         size, first_slot = (slot_class.size, slot_class.first) if slot_class else (1, None)
         if is_chosen and slot_class:
             self.chosen_classes.add(slot_class)
-        if former:
-            before = former.backends
-        else:
-            before = self._inherited.get(port.family, {}).get(frontend.key, ())
+        inherited = self._inherited.get(port.family, {}).get(frontend.key, ())
+        before = former.backends if former else inherited
         backends = share_out(eligible, size, frontend.key, before)
         # As kube-proxy: externalTrafficPolicy Local keeps the client's address, because the backend
         # is on this node and its answers pass here in any case.
