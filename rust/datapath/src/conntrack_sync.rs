@@ -127,6 +127,11 @@ impl ConntrackSync {
                 self.cache.as_ref().map_or(Ok(()), |cache| cache.void())?;
             }
             self.apply(engine, &changes)?;
+            if !changes.is_empty() {
+                // Each connection would wake this thread twice else, on the processor of a client
+                // that waits.
+                std::thread::sleep(GATHER);
+            }
             changes.clear();
             // Other threads delete flows from the engine at any time, and leave the kernel to this
             // one.
@@ -422,6 +427,8 @@ pub fn kernel_flow(entry: &Entry) -> KernelFlow {
     }
 }
 
+/// How long events gather after those that were taken.
+const GATHER: Duration = Duration::from_millis(1);
 /// The longest wait for events. Shorter waits cost others: with 20 ms, bulk TCP that needed all
 /// processors lost a twentieth.
 const PATIENCE: Duration = Duration::from_millis(200);
