@@ -149,7 +149,9 @@ impl Queue {
         Ok(Self {
             socket,
             number,
-            buffers: vec![vec![0; MAX_MESSAGE]; BATCH],
+            // Each anew: a copy of zeros would take the memory that a queue of first packets never
+            // uses.
+            buffers: (0..BATCH).map(|_| vec![0; MAX_MESSAGE]).collect(),
             lengths: Vec::with_capacity(BATCH),
             messages: Vec::with_capacity(BATCH),
             max_spin: options.spin,
