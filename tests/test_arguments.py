@@ -135,7 +135,7 @@ RIGHT: dict[str, Any] = {
     "FlowCache": lambda: _native.FlowCache(),
     "Iterable[tuple[tuple[_Address, int], int]]": [(("10.0.0.1", 80), 1)],
     "NftElements": lambda: _native.NftElements(4, 0, bytes(4)),
-    "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, native=True),
+    "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, fanout=False, native=True),
     "NftTable": lambda: _native.NftTable(4, "none"),
     "ServicePort": service,
     "Timeouts": kbe_nat.Timeouts,
@@ -318,7 +318,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
         ("tcp", (address, 80), (address, 81))
     ],
 }
-SENDING = ("HeldConnections", "traffic_")
+SENDING = ("HeldConnections", "HeldFlows", "traffic_")
 """Clients of traffic, which would send some."""
 
 

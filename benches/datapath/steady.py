@@ -59,7 +59,8 @@ def main() -> None:
 def carried(served: Served, packets: int, rate: float | None) -> float:
     """Packets a second that have got a verdict, from the first to the last of this load."""
     before, started = handed_out(served), time.monotonic()
-    served.network.traffic.flood(served.address(Family.IPV4), packets=packets, rate=rate)
+    flows = served.network.traffic.flows(served.address(Family.IPV4))
+    flows.flood(packets=packets, rate=rate)
     while counters(served).waiting:
         time.sleep(0.01)
     return (handed_out(served) - before) / (time.monotonic() - started)

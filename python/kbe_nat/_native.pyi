@@ -50,6 +50,7 @@ __all__ = [
     "FlowTable",
     "Frontend",
     "HeldConnections",
+    "HeldFlows",
     "KernelQueue",
     "LabCell",
     "Limits",
@@ -85,7 +86,6 @@ __all__ = [
     "reject",
     "traffic_bulk",
     "traffic_connect",
-    "traffic_flood",
     "traffic_ping",
 ]
 
@@ -497,10 +497,11 @@ class NftRule:
     """A rule that `nft` cannot write."""
 
     @staticmethod
-    def queue(first: int, total: int, *, bypass: bool, native: bool) -> NftRule:
+    def queue(first: int, total: int, *, bypass: bool, fanout: bool, native: bool) -> NftRule:
         """Packets go to `total` queues from number `first` on. With `bypass` they go on while no
-        process listens. `native` says whether nf_tables' own expression is used, or iptables'
-        target: many kernels have only one of them.
+        process listens. With `fanout` each goes to the queue of the processor that carries it, else
+        they are spread by their addresses. `native` says whether nf_tables' own expression is used,
+        or iptables' target: many kernels have only one of them.
         """
 
     @staticmethod
@@ -1712,6 +1713,17 @@ class HeldConnections:
         """Let the server close them. Returns `Connections` in JSON. Idempotent."""
 
 @final
+class HeldFlows:
+    """Flows of datagrams from the network namespace of this thread, at least one, of which a packet
+    is answered now and then until they are as old as `settle` seconds. Raises `LabError`.
+    """
+    def __new__(cls, address: _Address, port: int, count: int, settle: float) -> HeldFlows: ...
+    def flood(self, packets: int, rate: float | None, burst: int, payload: int) -> bytes:
+        """Send datagrams, a batch over each flow in turn. Returns `Flood` in JSON. Raises
+        `ArgumentError` for a rate that is none.
+        """
+
+@final
 class Assignment:
     """A balancing strategy by itself; `kbe_nat.lab.Assignment` has words for it."""
 
@@ -1846,7 +1858,9 @@ class ProtobufRefusal:
     def reason(self) -> str:
         """Why the object cannot be read."""
 
-def traffic_bulk(address: _Address, port: int, megabytes: int, streams: int) -> bytes:
+def traffic_bulk(
+    address: _Address, port: int, megabytes: int, streams: int, settle: float
+) -> bytes:
     """`Bulk` in JSON. The clients of traffic run in the network namespace of this thread, and raise
     `ArgumentError` for an address, a time or a rate that is none, `LabError` for traffic that
     cannot be made.
@@ -1857,19 +1871,14 @@ def traffic_connect(
 ) -> bytes:
     """`Connections` in JSON."""
 
-def traffic_flood(
+def traffic_ping(
     address: _Address,
     port: int,
-    packets: int,
+    count: int,
     rate: float | None,
-    burst: int,
-    flows: int,
-    payload: int,
-) -> bytes:
-    """`Flood` in JSON."""
-
-def traffic_ping(
-    address: _Address, port: int, count: int, rate: float | None, wait: float, fresh: bool
+    wait: float,
+    fresh: bool,
+    settle: float,
 ) -> bytes:
     """`Pings` in JSON."""
 

@@ -14,6 +14,7 @@ from kbe_nat.lab.live.traffic import (
     Connections,
     Counts,
     Flood,
+    Flows,
     Held,
     Latencies,
     Pings,
@@ -52,29 +53,23 @@ class FakeTraffic(Client):
         self.capacity, self.fastest = capacity, fastest
         self.received = self.lost = self.floods = 0
         self.calls: list[str] = []
+        self.settled: list[float] = []
 
-    def flood(
+    def flows(self, address: str, *, count: int = 64, settle: float = 0.0) -> "FakeFlows":
+        self.settled.append(settle)
+        return FakeFlows(self)
+
+    def ping(
         self,
         address: str,
         *,
-        packets: int,
+        count: int,
         rate: float | None = None,
-        burst: int = 512,
-        flows: int = 64,
-        payload: int = 18,
-    ) -> Flood:
-        self.floods += 1
-        offered = min(rate or self.fastest, self.fastest)
-        share = min(1.0, self.capacity / offered)
-        carried = round(packets * share)
-        self.received += carried
-        self.lost += packets - carried
-        return Flood(packets, 0, packets / offered, 100.0)
-
-    def ping(
-        self, address: str, *, count: int, rate: float | None = None, wait: float = 1.0
+        wait: float = 1.0,
+        settle: float = 0.0,
     ) -> Pings:
         self.calls.append("ping")
+        self.settled.append(settle)
         return Pings(count, count - 1, 0.1, TIMES, {"0": count - 1})
 
     def first_packets(
@@ -101,10 +96,27 @@ class FakeTraffic(Client):
         opened = min(count, 700)
         return FakeHeld(opened, int(opened < count))
 
-    def bulk(self, address: str, *, megabytes: int, streams: int = 1) -> Bulk:
+    def bulk(self, address: str, *, megabytes: int, streams: int = 1, settle: float = 0.0) -> Bulk:
+        self.settled.append(settle)
         if megabytes > 1000:
             raise LabError("the connection was cut off")
         return Bulk(megabytes << 20, 0.5, 7.0)
+
+
+class FakeFlows(Flows):
+    def __init__(self, traffic: FakeTraffic) -> None:
+        self.traffic = traffic
+
+    def flood(
+        self, *, packets: int, rate: float | None = None, burst: int = 512, payload: int = 18
+    ) -> Flood:
+        traffic = self.traffic
+        traffic.floods += 1
+        offered = min(rate or traffic.fastest, traffic.fastest)
+        carried = round(packets * min(1.0, traffic.capacity / offered))
+        traffic.received += carried
+        traffic.lost += packets - carried
+        return Flood(packets, 0, packets / offered, 100.0)
 
 
 class FakeServer:

@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import pytest
 
-from harness.live import FakeNetwork, FakeServed, FakeTraffic
+from harness.live import FakeFlows, FakeNetwork, FakeServed, FakeTraffic
 from kbe_nat.errors import LabError
 from kbe_nat.family import Family
 from kbe_nat.lab.live.control import control
 from kbe_nat.lab.live.methods import Bench, Rows, measure
 from kbe_nat.lab.live.methods.bench import Arrival
 from kbe_nat.lab.live.scenario import (
+    AnyMeasure,
     Bulk,
     Capacity,
     Connects,
@@ -64,10 +65,10 @@ def test_a_queue_that_holds_a_trial_does_not_pass(monkeypatch: pytest.MonkeyPatc
     """Nothing is lost, but what comes above 50,000 a second comes later."""
     traffic = FakeTraffic(1e9, fastest=4e5)
     sizes: list[tuple[int, float]] = []
-    flood = traffic.flood
+    flood = FakeFlows.flood
 
-    def noted(address: str, *, packets: int, rate: float | None = None, **more: int) -> Flood:
-        done = flood(address, packets=packets, rate=rate, **more)
+    def noted(flows: FakeFlows, *, packets: int, rate: float | None = None, **more: int) -> Flood:
+        done = flood(flows, packets=packets, rate=rate, **more)
         sizes.append((packets, done.seconds))
         return done
 
@@ -75,7 +76,7 @@ def test_a_queue_that_holds_a_trial_does_not_pass(monkeypatch: pytest.MonkeyPatc
         packets, seconds = sizes[-1]
         return Arrival(bench.received(), max(0.0, packets / 50_000 - seconds))
 
-    monkeypatch.setattr(traffic, "flood", noted)
+    monkeypatch.setattr(FakeFlows, "flood", noted)
     monkeypatch.setattr(Bench, "settle", settle)
     what = Throughput(loss=(0.0,), seconds=1.0, precision=0.02, trials=40)
     rows = measure(bench(traffic), what)
@@ -144,6 +145,25 @@ def test_latency_beside_loads() -> None:
     assert [row["load_sent"] for row in named(rows, "latency")] == pytest.approx([0, 5000, 0, 5000])
     assert len(named(rows, "histograms")) == 8, "all buckets of all four"
     assert traffic.calls == ["ping"] * 3 + ["first_packets"] * 2
+
+
+@pytest.mark.parametrize(
+    "what",
+    [Throughput(trials=1), Cpu(), Latency(kinds=("round-trip",), loads=(1000.0,)), Bulk(10)],
+    ids=lambda what: type(what).__name__,
+)
+def test_what_is_measured_of_flows_waits_until_they_have_settled(
+    monkeypatch: pytest.MonkeyPatch, what: AnyMeasure
+) -> None:
+    methods = sys.modules["kbe_nat.lab.live.methods.cpu"]
+    monkeypatch.setattr(methods, "_dropped_first", lambda node: nullcontext())
+    monkeypatch.setattr(FakeNetwork, "node", None, raising=False)
+    place = bench(FakeTraffic(1e6))
+    place.served.settling_seconds = 2.5
+    measure(place, what)
+    settled = place.network.traffic.settled  # type: ignore[attr-defined]
+    # But for the packets of `Cpu` that the node drops, and the first pings of `Latency`.
+    assert set(settled) - {0.0} == {2.5} and settled[-1] == 2.5
 
 
 def test_programming_and_changes() -> None:

@@ -360,7 +360,9 @@ class NatProgram:
     def _append_rules(self, transaction: Transaction, table: NftTable, is_native: bool) -> None:
         first, last = self._queues
         for chain, has_bypass in QUEUE_CHAINS.items():
-            queue = NftRule.queue(first, last - first + 1, bypass=has_bypass, native=is_native)
+            queue = NftRule.queue(
+                first, last - first + 1, bypass=has_bypass, fanout=False, native=is_native
+            )
             transaction.append(table, chain, queue)
         marks = self._marks
         # The mark's other bits belong to other programs (a CNI, kube-proxy), and stay on the

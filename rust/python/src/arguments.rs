@@ -409,8 +409,8 @@ arguments! {
     address; addresses; affinity_seconds; after; allocation; answer; away; backend; backend_ids;
     backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint;
     client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
-    engine; excluded_devices; excluded_ranges; fail_open; family; first; flows; frame; frames;
-    fresh; frontends; gso; hairpin; hash_seed; id;
+    engine; excluded_devices; excluded_ranges; fail_open; family; fanout; first; flows; frame;
+    frames; fresh; frontends; gso; hairpin; hash_seed; id;
     incomplete_checksum; interface; invalid; is_external_local; is_internal_local; is_peer;
     keep; key; key_length; keys; kind; limit; limits; local_backends; loopback; map; mapping;
     mark; marks; mask; masquerade_all; max_affinities; max_flows_per_source; max_fragments;
@@ -418,7 +418,7 @@ arguments! {
     node; node_ports; now; number; offloaded; offsets; packet; packets; path; payload;
     pod_interfaces; pod_ranges; ports; proposals; protocol; rate; reader;
     reject_addresses; released; removed; reserved; rule; seconds; seed; service; services;
-    serving_backends; set; since; snat; socket_buffer; source; source_ranges;
+    serving_backends; set; settle; since; snat; socket_buffer; source; source_ranges;
     source_ranges_apply_to_all; span; spec; spin; state; strategy; streams; table; threads;
     timeout; timeouts; total; transaction; unallocated; unknown_port; until; validate;
     value_length; verdict; verdicts; wait; watched; weight; wildcard_families;

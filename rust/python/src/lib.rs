@@ -93,6 +93,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::Assignment>()?;
     module.add_class::<lab::LabCell>()?;
     module.add_class::<traffic::HeldConnections>()?;
+    module.add_class::<traffic::HeldFlows>()?;
     module.add_class::<traffic::TrafficServer>()?;
     module.add("PanicException", py.get_type::<pyo3::panic::PanicException>())?;
     add_functions(module)?;
@@ -148,7 +149,6 @@ fn _restore<'py>(name: &str, state: &Bound<'py, PyAny>) -> PyResult<Bound<'py, P
 fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(traffic::traffic_bulk, module)?)?;
     module.add_function(wrap_pyfunction!(traffic::traffic_connect, module)?)?;
-    module.add_function(wrap_pyfunction!(traffic::traffic_flood, module)?)?;
     module.add_function(wrap_pyfunction!(traffic::traffic_ping, module)?)?;
     module.add_function(wrap_pyfunction!(_restore, module)?)?;
     module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;

@@ -78,17 +78,19 @@ pub(crate) struct NftRule(nft::Rule);
 #[pymethods]
 impl NftRule {
     /// Packets go to `total` queues from number `first` on. With `bypass` they go on while no
-    /// process listens. `native` says whether nf_tables' own expression is used, or iptables'
+    /// process listens. With `fanout` each goes to the queue of the processor that carries it, else
+    /// they are spread by their addresses. `native` says whether nf_tables' own expression is used, or iptables'
     /// target: many kernels have only one of them.
     #[staticmethod]
-    #[pyo3(signature = (first, total, *, bypass, native))]
+    #[pyo3(signature = (first, total, *, bypass, fanout, native))]
     fn queue(
         #[pyo3(from_py_with = arguments::first)] first: u16,
         #[pyo3(from_py_with = arguments::total)] total: u16,
         #[pyo3(from_py_with = arguments::bypass)] bypass: bool,
+        #[pyo3(from_py_with = arguments::fanout)] fanout: bool,
         #[pyo3(from_py_with = arguments::native)] native: bool,
     ) -> Self {
-        Self(nft::Rule::Queue { first, total, bypass, native })
+        Self(nft::Rule::Queue { first, total, bypass, fanout, native })
     }
 
     /// The destination becomes the value that a map has for the bits `key` of the packet mark. Of

@@ -104,28 +104,46 @@ impl HeldConnections {
     }
 }
 
-/// `Flood` in JSON.
-#[pyfunction]
-#[pyo3(signature = (address, port, packets, rate, burst, flows, payload))]
-#[allow(clippy::too_many_arguments, reason = "one for each field of a load")]
-pub(crate) fn traffic_flood<'py>(
-    py: Python<'py>,
-    #[pyo3(from_py_with = arguments::address)] address: IpAddr,
-    #[pyo3(from_py_with = arguments::port)] port: u16,
-    #[pyo3(from_py_with = arguments::packets)] packets: u64,
-    #[pyo3(from_py_with = arguments::rate)] rate: Option<f64>,
-    #[pyo3(from_py_with = arguments::burst)] burst: u64,
-    #[pyo3(from_py_with = arguments::flows)] flows: usize,
-    #[pyo3(from_py_with = arguments::payload)] payload: usize,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let (to, rate) = (SocketAddr::new(address, port), rate_of(rate)?);
-    let load = traffic::Load { packets, rate, burst: burst.max(1), flows, payload };
-    result(py, || traffic::flood(to, &load))
+/// Flows of datagrams from the network namespace of this thread, at least one, of which a packet is
+/// answered now and then until they are as old as `settle` seconds. Raises `LabError`.
+#[pyclass(frozen, module = "kbe_nat")]
+pub(crate) struct HeldFlows(traffic::Flows);
+
+#[pymethods]
+impl HeldFlows {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::address)] address: IpAddr,
+        #[pyo3(from_py_with = arguments::port)] port: u16,
+        #[pyo3(from_py_with = arguments::count)] count: usize,
+        #[pyo3(from_py_with = arguments::settle)] settle: Duration,
+    ) -> PyResult<Self> {
+        let to = SocketAddr::new(address, port);
+        Ok(Self(py.detach(|| traffic::Flows::open(to, count, settle)).map_err(lab)?))
+    }
+
+    /// Send datagrams, a batch over each flow in turn. Returns `Flood` in JSON. Raises
+    /// `ArgumentError` for a rate that is none.
+    #[pyo3(signature = (packets, rate, burst, payload))]
+    fn flood<'py>(
+        &self,
+        py: Python<'py>,
+        #[pyo3(from_py_with = arguments::packets)] packets: u64,
+        #[pyo3(from_py_with = arguments::rate)] rate: Option<f64>,
+        #[pyo3(from_py_with = arguments::burst)] burst: u64,
+        #[pyo3(from_py_with = arguments::payload)] payload: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let rate = rate_of(rate)?;
+        let load = traffic::Load { packets, rate, burst: burst.max(1), payload };
+        result(py, || Ok(self.0.flood(&load)))
+    }
 }
 
 /// `Pings` in JSON.
 #[pyfunction]
-#[pyo3(signature = (address, port, count, rate, wait, fresh))]
+#[pyo3(signature = (address, port, count, rate, wait, fresh, settle))]
+#[allow(clippy::too_many_arguments, reason = "one for each field of what is asked")]
 pub(crate) fn traffic_ping<'py>(
     py: Python<'py>,
     #[pyo3(from_py_with = arguments::address)] address: IpAddr,
@@ -134,9 +152,10 @@ pub(crate) fn traffic_ping<'py>(
     #[pyo3(from_py_with = arguments::rate)] rate: Option<f64>,
     #[pyo3(from_py_with = arguments::wait)] wait: Duration,
     #[pyo3(from_py_with = arguments::fresh)] fresh: bool,
+    #[pyo3(from_py_with = arguments::settle)] settle: Duration,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let to = SocketAddr::new(address, port);
-    let asking = traffic::Asking { count, rate: rate_of(rate)?, wait, is_fresh: fresh };
+    let asking = traffic::Asking { count, rate: rate_of(rate)?, wait, is_fresh: fresh, settle };
     result(py, || traffic::ping(to, &asking))
 }
 
@@ -166,9 +185,10 @@ pub(crate) fn traffic_bulk<'py>(
     #[pyo3(from_py_with = arguments::port)] port: u16,
     #[pyo3(from_py_with = arguments::megabytes)] megabytes: u64,
     #[pyo3(from_py_with = arguments::streams)] streams: usize,
+    #[pyo3(from_py_with = arguments::settle)] settle: Duration,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let to = SocketAddr::new(address, port);
-    result(py, || traffic::bulk(to, megabytes, streams))
+    result(py, || traffic::bulk(to, megabytes, streams, settle))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -177,5 +197,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 machines! {
     HeldConnections: "it has open connections",
+    HeldFlows: "it has open sockets",
     TrafficServer: "it has open sockets",
 }

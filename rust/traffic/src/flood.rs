@@ -1,6 +1,6 @@
 //! Datagrams in bursts over established flows, which servers count.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use crate::{sockets, wire};
 const BATCH: usize = 64;
 /// How long flows may take to be established, all together.
 const ESTABLISHING: Duration = Duration::from_secs(1);
+/// Between two packets of a flow that settles.
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// How much is sent.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +28,6 @@ pub struct Load {
     pub rate: Option<f64>,
     /// Datagrams without a pause between them.
     pub burst: u64,
-    /// Flows over which they go, a batch each in turn.
-    pub flows: usize,
     /// Bytes of UDP payload.
     pub payload: usize,
 }
@@ -45,68 +45,93 @@ pub struct Flood {
     pub cpu_ns: f64,
 }
 
-/// Sends datagrams. A burst that is due while the one before is not yet sent goes out at once, so
-/// the mean rate is kept where the sender can.
-///
-/// # Errors
-/// When a socket cannot be opened.
-pub fn flood(to: SocketAddr, load: &Load) -> Result<Flood, TrafficError> {
-    let flows = established(to, load.flows.max(1))?;
-    let payload = vec![0; load.payload];
-    let parts = [IoSlice::new(&payload)];
-    let mut controls: Vec<_> = (0..BATCH).map(|_| SendAncillaryBuffer::default()).collect();
-    let mut batch: Vec<_> =
-        controls.iter_mut().map(|control| MMsgHdr::new(&parts, control)).collect();
-    let mut order = flows.iter().cycle();
-    let (mut sent, mut refused, mut cpu) = (0, 0, 0);
-    let started = Instant::now();
-    while sent + refused < load.packets {
-        if let Some(rate) = load.rate {
-            sleep_until(started + Duration::from_secs_f64((sent + refused) as f64 / rate));
-        }
-        let mut rest = load.burst.min(load.packets - sent - refused);
-        let before = cpu_ns();
-        while rest > 0 {
-            let size = rest.min(BATCH as u64) as usize;
-            let Some(flow) = order.next() else { break };
-            match sendmmsg(flow, &mut batch[..size], SendFlags::empty()) {
-                // The kernel stops at the first datagram that it refuses; the next call says why.
-                Ok(count) => (sent, rest) = (sent + count as u64, rest - count as u64),
-                Err(Errno::INTR) => {}
-                Err(_) => (refused, rest) = (refused + 1, rest - 1),
-            }
-        }
-        cpu += cpu_ns() - before;
+/// Flows that datagrams are sent over, a batch over each in turn.
+#[derive(Debug)]
+pub struct Flows(Vec<UdpSocket>);
+
+impl Flows {
+    /// At least one. The first packet of each is answered, since what that one costs is measured
+    /// elsewhere, and so is one now and then until they are as old as `settle`: some ways carry a
+    /// flow otherwise from then on. Where nothing answers, they are sent over all the same.
+    ///
+    /// # Errors
+    /// When a socket cannot be opened.
+    pub fn open(to: SocketAddr, count: usize, settle: Duration) -> Result<Self, TrafficError> {
+        let flows: Vec<_> = (0..count.max(1))
+            .map(|_| sockets::datagrams_to(to))
+            .collect::<Result<_, _>>()
+            .map_err(at("a socket for a flow"))?;
+        exchange(&flows).map_err(at("a time limit"))?;
+        keep_going(&flows, settle).map_err(at("a time limit"))?;
+        Ok(Self(flows))
     }
-    Ok(Flood {
-        sent,
-        refused,
-        seconds: started.elapsed().as_secs_f64(),
-        cpu_ns: cpu as f64 / (sent + refused).max(1) as f64,
-    })
+
+    /// Sends datagrams. A burst that is due while the one before is not yet sent goes out at once,
+    /// so the mean rate is kept where the sender can.
+    #[must_use]
+    pub fn flood(&self, load: &Load) -> Flood {
+        let payload = vec![0; load.payload];
+        let parts = [IoSlice::new(&payload)];
+        let mut controls: Vec<_> = (0..BATCH).map(|_| SendAncillaryBuffer::default()).collect();
+        let mut batch: Vec<_> =
+            controls.iter_mut().map(|control| MMsgHdr::new(&parts, control)).collect();
+        let mut order = self.0.iter().cycle();
+        let (mut sent, mut refused, mut cpu) = (0, 0, 0);
+        let started = Instant::now();
+        while sent + refused < load.packets {
+            if let Some(rate) = load.rate {
+                sleep_until(started + Duration::from_secs_f64((sent + refused) as f64 / rate));
+            }
+            let mut rest = load.burst.min(load.packets - sent - refused);
+            let before = cpu_ns();
+            while rest > 0 {
+                let size = rest.min(BATCH as u64) as usize;
+                let Some(flow) = order.next() else { break };
+                match sendmmsg(flow, &mut batch[..size], SendFlags::empty()) {
+                    // The kernel stops at the first datagram that it refuses; the next call says
+                    // why.
+                    Ok(count) => (sent, rest) = (sent + count as u64, rest - count as u64),
+                    Err(Errno::INTR) => {}
+                    Err(_) => (refused, rest) = (refused + 1, rest - 1),
+                }
+            }
+            cpu += cpu_ns() - before;
+        }
+        Flood {
+            sent,
+            refused,
+            seconds: started.elapsed().as_secs_f64(),
+            cpu_ns: cpu as f64 / (sent + refused).max(1) as f64,
+        }
+    }
 }
 
-/// Flows whose first packet is answered: what that one costs is measured elsewhere. Where nothing
-/// answers, they are sent over all the same.
-fn established(to: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, TrafficError> {
-    let flows: Vec<_> = (0..count)
-        .map(|_| sockets::datagrams_to(to))
-        .collect::<Result<_, _>>()
-        .map_err(at("a socket for a flow"))?;
-    for flow in &flows {
+/// Sends a packet over each flow now and then, and hears its answer, for so long.
+pub(crate) fn keep_going(flows: &[UdpSocket], span: Duration) -> io::Result<()> {
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        std::thread::sleep(SETTLING.min(end.saturating_duration_since(Instant::now())));
+        exchange(flows)?;
+    }
+    Ok(())
+}
+
+/// A packet and its answer on each flow, or no answer.
+fn exchange(flows: &[UdpSocket]) -> io::Result<()> {
+    for flow in flows {
         // A refusal shows itself later.
-        let _ = flow.send(&wire::ping(0));
+        let _ = flow.send(&wire::ping(u64::MAX));
     }
     let deadline = Instant::now() + ESTABLISHING;
-    for flow in &flows {
+    for flow in flows {
         let rest = deadline.saturating_duration_since(Instant::now());
         if rest.is_zero() {
             break;
         }
-        flow.set_read_timeout(Some(rest)).map_err(at("a time limit"))?;
+        flow.set_read_timeout(Some(rest))?;
         let _ = flow.recv(&mut [0; wire::PING_BYTES]);
     }
-    Ok(flows)
+    Ok(())
 }
 
 fn sleep_until(due: Instant) {

@@ -11,7 +11,7 @@
 //! | `sockets` | how they are opened |
 //! | `latencies`, `clock` | histograms of times, CPU time |
 //! | [`Server`] | `shared` counters; `datagrams`, `streams`, `exchanges`: a file a kind of port |
-//! | [`flood`], [`ping`] | datagrams that are counted, and those that are answered |
+//! | [`Flows`], [`ping`] | datagrams that are counted, and those that are answered |
 //! | [`connect`], [`Held`], [`bulk`] | connections: short ones, open ones, a stream |
 
 mod bulk;
@@ -33,7 +33,7 @@ mod wire;
 pub use bulk::{Bulk, bulk};
 pub use connections::{Connections, connect};
 pub use error::TrafficError;
-pub use flood::{Flood, Load, flood};
+pub use flood::{Flood, Flows, Load};
 pub use held::{Held, Opened};
 pub use latencies::Latencies;
 pub use pings::{Asking, Pings, ping};

@@ -19,6 +19,7 @@ use rustix::thread::set_current_timer_slack;
 use serde::Serialize;
 
 use crate::error::{TrafficError, at};
+use crate::flood::keep_going;
 use crate::latencies::{Latencies, Times};
 use crate::{sockets, wire};
 
@@ -38,6 +39,9 @@ pub struct Asking {
     pub wait: Duration,
     /// Each has a source port of its own, and begins a flow.
     pub is_fresh: bool,
+    /// How old the flow is when the first is sent, with a packet and an answer now and then before;
+    /// without a meaning where each ping has a flow of its own.
+    pub settle: Duration,
 }
 
 /// Pings and their answers.
@@ -75,8 +79,7 @@ impl Tally {
 /// When a socket cannot be opened.
 pub fn ping(to: SocketAddr, asking: &Asking) -> Result<Pings, TrafficError> {
     let mut tally = Tally { answered: 0, times: Times::new(), servers: BTreeMap::new() };
-    let started = Instant::now();
-    match asking.rate {
+    let started = match asking.rate {
         None => closed_loop(to, asking, &mut tally),
         Some(rate) => open_loop(to, asking, rate, &mut tally),
     }
@@ -90,18 +93,17 @@ pub fn ping(to: SocketAddr, asking: &Asking) -> Result<Pings, TrafficError> {
     })
 }
 
-fn closed_loop(to: SocketAddr, asking: &Asking, tally: &mut Tally) -> io::Result<()> {
+/// Returns when the first was sent, as `open_loop` does.
+fn closed_loop(to: SocketAddr, asking: &Asking, tally: &mut Tally) -> io::Result<Instant> {
     let open = || -> io::Result<UdpSocket> {
-        let socket = if asking.is_fresh {
-            sockets::fresh_datagrams_to(to)
-        } else {
-            sockets::datagrams_to(to)
-        }?;
+        let socket =
+            if asking.is_fresh { sockets::fresh_datagrams_to(to)? } else { settled(to, asking)? };
         socket.set_read_timeout(Some(asking.wait))?;
         Ok(socket)
     };
     let mut socket = open()?;
     let mut content = [0; wire::PING_BYTES];
+    let started = Instant::now();
     for sequence in 0..asking.count {
         if asking.is_fresh && sequence > 0 {
             socket = open()?;
@@ -123,7 +125,14 @@ fn closed_loop(to: SocketAddr, asking: &Asking, tally: &mut Tally) -> io::Result
             }
         }
     }
-    Ok(())
+    Ok(started)
+}
+
+/// The socket of all pings.
+fn settled(to: SocketAddr, asking: &Asking) -> io::Result<UdpSocket> {
+    let socket = sockets::datagrams_to(to)?;
+    keep_going(std::slice::from_ref(&socket), asking.settle)?;
+    Ok(socket)
 }
 
 /// A ping that waits for its answer.
@@ -143,12 +152,12 @@ struct OpenLoop<'a> {
     order: VecDeque<(u64, Instant)>,
 }
 
-fn open_loop(to: SocketAddr, asking: &Asking, rate: f64, tally: &mut Tally) -> io::Result<()> {
+fn open_loop(to: SocketAddr, asking: &Asking, rate: f64, tally: &mut Tally) -> io::Result<Instant> {
     sockets::raise_descriptor_limit();
     // Sleeps end when they should, not some 50 µs later.
     set_current_timer_slack(NonZeroU64::new(1))?;
     let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let shared = if asking.is_fresh { None } else { Some(sockets::datagrams_to(to)?) };
+    let shared = if asking.is_fresh { None } else { Some(settled(to, asking)?) };
     if let Some(socket) = &shared {
         watch(&events, socket, 0)?;
     }
@@ -171,7 +180,7 @@ fn open_loop(to: SocketAddr, asking: &Asking, rate: f64, tally: &mut Tally) -> i
         state.wait_until(next)?;
         state.read(tally)?;
     }
-    Ok(())
+    Ok(started)
 }
 
 impl OpenLoop<'_> {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use kbe_nat_traffic::{Asking, Held, Load, Ports, Server, bulk, connect, flood, ping};
+use kbe_nat_traffic::{Asking, Flows, Held, Load, Ports, Server, bulk, connect, ping};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -34,7 +34,8 @@ fn pings_are_answered_by_name_in_both_loops() {
         for (rate, is_fresh) in
             [(None, false), (None, true), (Some(2_000.0), false), (Some(2_000.0), true)]
         {
-            let asking = Asking { count: 100, rate, wait: WAIT, is_fresh };
+            let settle = Duration::ZERO;
+            let asking = Asking { count: 100, rate, wait: WAIT, is_fresh, settle };
             let pings = ping(to, &asking).expect("sockets can be opened");
             assert_eq!((pings.sent, pings.answered, pings.servers["this"]), (100, 100, 100));
             assert_eq!(pings.latencies.count, 100);
@@ -49,8 +50,9 @@ fn a_flood_is_counted_and_not_answered() {
     let ports = ports(1);
     let server = Server::start("this", &ports).expect("the ports are free");
     for (to, count) in loopbacks(ports.udp).into_iter().zip([1_000, 2_000]) {
-        let load = Load { packets: 1_000, rate: Some(20_000.0), burst: 100, flows: 4, payload: 32 };
-        let flood = flood(to, &load).expect("sockets can be opened");
+        let load = Load { packets: 1_000, rate: Some(20_000.0), burst: 100, payload: 32 };
+        let flows = Flows::open(to, 4, Duration::ZERO).expect("sockets can be opened");
+        let flood = flows.flood(&load);
         assert_eq!((flood.sent, flood.refused), (1_000, 0));
         assert!(flood.seconds > 0.044 && flood.cpu_ns > 0.0);
         // Of which the first packet of each flow is answered.
@@ -91,12 +93,40 @@ fn streams_are_received_whole() {
     let ports = ports(3);
     let server = Server::start("this", &ports).expect("the ports are free");
     for to in loopbacks(ports.bulk) {
-        assert_eq!(bulk(to, 3, 2).expect("the server takes it").bytes, 6 << 20);
+        assert_eq!(bulk(to, 3, 2, Duration::ZERO).expect("the server takes it").bytes, 6 << 20);
     }
     assert_eq!(server.counts().bytes, 12 << 20);
     drop(server);
-    bulk(loopbacks(ports.bulk)[0], 1, 1).expect_err("nothing listens any more");
+    bulk(loopbacks(ports.bulk)[0], 1, 1, Duration::ZERO).expect_err("nothing listens any more");
     let taken = Server::start("first", &ports).expect("the ports are free again");
     Server::start("second", &ports).expect_err("the ports are taken");
     drop(taken);
+}
+
+#[test]
+fn what_settles_is_in_neither_the_bytes_nor_the_time() {
+    let ports = ports(4);
+    let server = Server::start("this", &ports).expect("the ports are free");
+    let settle = Duration::from_millis(600);
+    for to in loopbacks(ports.udp) {
+        let before = server.counts().answered;
+        let asking = Asking { count: 10, rate: None, wait: WAIT, is_fresh: false, settle };
+        let pings = ping(to, &asking).expect("sockets can be opened");
+        assert_eq!((pings.sent, pings.answered, pings.latencies.count), (10, 10, 10));
+        assert!(pings.seconds < 0.3);
+        // On an idle machine there are six.
+        eventually(|| server.counts().answered >= before + 10 + 3);
+        let before = server.counts().answered;
+        let flows = Flows::open(to, 2, settle).expect("sockets can be opened");
+        eventually(|| server.counts().answered >= before + 2 * 3);
+        let load = Load { packets: 10, rate: None, burst: 10, payload: 32 };
+        assert_eq!(flows.flood(&load).sent, 10);
+    }
+    for to in loopbacks(ports.bulk) {
+        let before = server.counts().bytes;
+        let stream = bulk(to, 1, 1, settle).expect("the server takes it");
+        assert_eq!(stream.bytes, 1 << 20);
+        assert!(stream.seconds < 0.5);
+        assert!(server.counts().bytes > before + (1 << 20), "a byte now and then");
+    }
 }

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import kbe_nat
-from kbe_nat._native import NftTables
+from kbe_nat._native import FlowCache, NftTables
 from kbe_nat.control.controller import Controller
+from kbe_nat.datapath.cached import Cached, CacheSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
@@ -27,15 +28,18 @@ from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.lab.live.network import NODE_ADDRESSES
-from kbe_nat.model import EndpointSlice, ServiceKey, Snapshot
+from kbe_nat.model import Choice, EndpointSlice, ServiceKey, Snapshot
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.planner import plan
 from kbe_nat.reference.nat import Backend, Frontend, Reference, ServicePort
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.installer import InstallerName, installation, probe
-from kbe_nat.rules.rule import Marks
+from kbe_nat.rules.rule import DatapathKind, Marks
 
+KERNEL_CHOICE: Final = "kernel-choice"
+OFFLOADING: Final = (DatapathKind.FIRST_PACKET, KERNEL_CHOICE, DatapathKind.CACHED)
+"""Kinds whose flows the kernel carries."""
 QUEUE: Final = 7
 QUEUE_LENGTH: Final = 65_535
 
@@ -85,9 +89,13 @@ def main() -> None:
 def _controller(kind: str, stack: ExitStack, snapshot: Snapshot) -> Controller:
     """Serves the snapshot until the stack is closed."""
     engine, diversion, commands = kbe_nat.Engine(seed=1), Diversion((QUEUE, QUEUE)), Commands()
-    datapath: FirstPacket | EveryPacket
-    if kind == "first-packet":
-        datapath = FirstPacket(diversion, commands, NftTables())
+    datapath: FirstPacket | Cached | EveryPacket
+    if kind in OFFLOADING:
+        choice = Choice.KERNEL if kind == KERNEL_CHOICE else Choice.ENGINE
+        datapath = FirstPacket(diversion, commands, NftTables(), choice=choice)
+        if kind == DatapathKind.CACHED:
+            settings = CacheSettings()
+            datapath = Cached(datapath, FlowCache(max_flows=2 * settings.max_flows), settings)
     else:
         # As the daemon chooses it.
         datapath = EveryPacket(diversion, probe(InstallerName.AUTO, commands)[0])
@@ -98,7 +106,7 @@ def _controller(kind: str, stack: ExitStack, snapshot: Snapshot) -> Controller:
             QUEUE,
             backend_ids=datapath.backend_ids,
             max_length=QUEUE_LENGTH,
-            fail_open=kind == "first-packet",
+            fail_open=kind in OFFLOADING,
         )
     )
     options = Options(node_addresses=NODE_ADDRESSES)

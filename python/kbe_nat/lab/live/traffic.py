@@ -12,10 +12,10 @@ import msgspec
 
 from kbe_nat._native import (
     HeldConnections,
+    HeldFlows,
     TrafficServer,
     traffic_bulk,
     traffic_connect,
-    traffic_flood,
     traffic_ping,
 )
 from kbe_nat.errors import LabError
@@ -165,39 +165,52 @@ class Held:
         self.close()
 
 
+class Flows:
+    """Flows of datagrams that are established, for as long as the value is kept."""
+
+    def __init__(self, flows: HeldFlows) -> None:
+        self._flows = flows
+
+    def flood(
+        self, *, packets: int, rate: float | None = None, burst: int = 512, payload: int = 18
+    ) -> Flood:
+        """Send datagrams over them, at `rate` a second in bursts, or as fast as the sender can.
+        Servers count them and do not answer. Raises `ArgumentError` for a rate that is none.
+        """
+        return msgspec.json.decode(self._flows.flood(packets, rate, burst, payload), type=Flood)
+
+
 class Client:
     """Programs in a client's namespace. Addresses are text of either family. All methods block, and
     raise `LabError` for what is no measurement: a socket that cannot be made, a stream that is cut
     off; `ArgumentError` for an address or a rate that is none.
+
+    Flows that `settle` are that many seconds old when what is measured begins, and have had a
+    packet and an answer now and then: see `Served.settling_seconds`.
     """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
 
-    def flood(
+    def flows(self, address: str, *, count: int = 64, settle: float = 0.0) -> Flows:
+        """Establish flows of datagrams."""
+        asking = (count, settle)
+        return Flows(_in(self._namespace, lambda: HeldFlows(address, UDP_PORT, *asking)))
+
+    def ping(
         self,
         address: str,
         *,
-        packets: int,
+        count: int,
         rate: float | None = None,
-        burst: int = 512,
-        flows: int = 64,
-        payload: int = 18,
-    ) -> Flood:
-        """Send datagrams over flows that are established before, at `rate` a second in bursts, or
-        as fast as the sender can. Servers count them and do not answer.
-        """
-        load = (packets, rate, burst, flows, payload)
-        return self._result(Flood, lambda: traffic_flood(address, UDP_PORT, *load))
-
-    def ping(
-        self, address: str, *, count: int, rate: float | None = None, wait: float = 1.0
+        wait: float = 1.0,
+        settle: float = 0.0,
     ) -> Pings:
         """Round trips on one flow: each after the answer to the one before, or at `rate` a second
         whatever answers (times count from when each was due). One that is not answered `wait`
         seconds later is lost.
         """
-        asking = (count, rate, wait, False)
+        asking = (count, rate, wait, False, settle)
         return self._result(Pings, lambda: traffic_ping(address, UDP_PORT, *asking))
 
     def first_packets(
@@ -206,7 +219,7 @@ class Client:
         """As `ping`, each from a new socket with a source port of its own: the first packets of
         flows. There are 55,000 such ports, which are taken in turn.
         """
-        asking = (count, rate, wait, True)
+        asking = (count, rate, wait, True, 0.0)
         return self._result(Pings, lambda: traffic_ping(address, UDP_PORT, *asking))
 
     def connect(
@@ -234,9 +247,10 @@ class Client:
             _in(self._namespace, lambda: HeldConnections(address, EXCHANGE_PORT, count, wait))
         )
 
-    def bulk(self, address: str, *, megabytes: int, streams: int = 1) -> Bulk:
+    def bulk(self, address: str, *, megabytes: int, streams: int = 1, settle: float = 0.0) -> Bulk:
         """Send so many megabytes (of 2^20 bytes) over each of some connections."""
-        return self._result(Bulk, lambda: traffic_bulk(address, BULK_PORT, megabytes, streams))
+        sending = (megabytes, streams, settle)
+        return self._result(Bulk, lambda: traffic_bulk(address, BULK_PORT, *sending))
 
     def ask(self, address: str, protocol: str, *, seconds: float = 1.0) -> str | None:
         """The name of the server that answers one ping ("udp") or one validated connection ("tcp")

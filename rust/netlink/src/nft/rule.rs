@@ -19,7 +19,7 @@ use crate::family::Family;
 /// A rule that `nft` cannot write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// Sends packets to queues, spread over them by their addresses.
+    /// Sends packets to queues.
     Queue {
         /// The first queue's number.
         first: u16,
@@ -27,6 +27,9 @@ pub enum Rule {
         total: u16,
         /// Packets go on when no process listens.
         bypass: bool,
+        /// Each goes to the queue of the processor that carries it, in turn from the first to the
+        /// last; without it packets are spread by their addresses.
+        fanout: bool,
         /// By nf_tables' own expression, or by iptables' target: kernels have one or the other, and
         /// `nft` knows only the first.
         native: bool,
@@ -85,9 +88,11 @@ impl Rule {
     /// Appends its expressions, in a table of this family.
     pub(super) fn put(&self, bytes: &mut Vec<u8>, family: Family) {
         match self {
-            &Rule::Queue { first, total, bypass, native } => {
-                let flags = if bypass { libc::NFT_QUEUE_FLAG_BYPASS as u16 } else { 0 };
-                put_queue(bytes, [first, total, flags], native);
+            &Rule::Queue { first, total, bypass, fanout, native } => {
+                // The flags of iptables' target are the same.
+                let flags = if bypass { libc::NFT_QUEUE_FLAG_BYPASS } else { 0 }
+                    | if fanout { libc::NFT_QUEUE_FLAG_CPU_FANOUT } else { 0 };
+                put_queue(bytes, [first, total, flags as u16], native);
             }
             Rule::DnatByMark { key, keep, map } => {
                 put_dnat_by_mark(bytes, family, *key, *keep, map);
@@ -264,21 +269,22 @@ mod tests {
 
     #[test]
     fn packets_are_queued_by_either_expression() {
-        let rule = |native| Rule::Queue { first: 100, total: 2, bypass: true, native };
+        let rule =
+            |native| Rule::Queue { first: 100, total: 2, bypass: true, fanout: true, native };
         let [(name, native)] = &expressions(&rule(true), Family::V4)[..] else {
             panic!("one expression")
         };
         assert_eq!(name, "queue");
         assert_eq!(find(native, NFTA_QUEUE_NUM), Some(&[0, 100][..]));
         assert_eq!(find(native, NFTA_QUEUE_TOTAL), Some(&[0, 2][..]));
-        assert_eq!(find(native, NFTA_QUEUE_FLAGS), Some(&[0, 1][..]));
+        assert_eq!(find(native, NFTA_QUEUE_FLAGS), Some(&[0, 3][..]));
         let [(name, target)] = &expressions(&rule(false), Family::V4)[..] else {
             panic!("one expression")
         };
         assert_eq!(name, "target");
         assert_eq!(find(target, NFTA_TARGET_NAME), Some(&b"NFQUEUE\0"[..]));
         let info: Vec<u8> =
-            [100u16, 2, 1, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
+            [100u16, 2, 3, 0].iter().flat_map(|value| value.to_ne_bytes()).collect();
         assert_eq!(find(target, NFTA_TARGET_INFO), Some(&info[..]));
     }
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from kbe_nat.family import Family
 from kbe_nat.lab.live.network import Network
+from kbe_nat.lab.live.traffic import Flows
 from kbe_nat.lab.live.ways.way import Served
 from kbe_nat.lab.tables import Row
 from kbe_nat.model import Snapshot
@@ -38,6 +39,11 @@ class Bench(NamedTuple):
     def address(self) -> str:
         """Where clients go."""
         return self.served.address(self.family)
+
+    def flows(self) -> Flows:
+        """Flows to it that the way carries as it does for good."""
+        settle = self.served.settling_seconds
+        return self.network.traffic.flows(self.address, settle=settle)
 
     def received(self) -> int:
         """Datagrams of floods that have come to the pods."""

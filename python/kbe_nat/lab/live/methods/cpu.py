@@ -14,27 +14,29 @@ from kbe_nat.errors import LabError
 from kbe_nat.family import Family
 from kbe_nat.lab.live.methods.bench import Bench, Rows
 from kbe_nat.lab.live.scenario import Cpu
+from kbe_nat.lab.live.traffic import Flows
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.commands import Commands
 
 
 def cpu(bench: Bench, measure: Cpu) -> Rows:
     """One load below what the way can carry, and another above it."""
-    traffic, address = bench.network.traffic, bench.address
+    traffic = bench.network.traffic
     with _dropped_first(bench.network.node):
-        bare = traffic.flood(UNUSED[bench.family], packets=BARE_PACKETS, rate=BARE_RATE)
-    traffic.flood(address, packets=WARM_UP, rate=measure.rate)
+        bare = traffic.flows(UNUSED[bench.family]).flood(packets=BARE_PACKETS, rate=BARE_RATE)
+    flows = bench.flows()
+    flows.flood(packets=WARM_UP, rate=measure.rate)
     bench.settle(bench.received() + WARM_UP)
     idle_share = _idle_share(bench)
     received, spent, started = bench.received(), bench.cpu_ns(), time.monotonic()
-    flood = traffic.flood(address, packets=measure.packets, rate=measure.rate)
+    flood = flows.flood(packets=measure.packets, rate=measure.rate)
     if not flood.sent:
         raise LabError("nothing could be sent")
     lost = flood.sent - (bench.settle(received + flood.sent).received - received)
     way_ns = (bench.cpu_ns() - spent) / flood.sent
     idle_ns = idle_share * (time.monotonic() - started) * 1e9 / flood.sent
     net_ns = flood.cpu_ns - bare.cpu_ns + way_ns - idle_ns
-    core_kpps = _core_kpps(bench) if measure.saturate and bench.served.pids else None
+    core_kpps = _core_kpps(bench, flows) if measure.saturate and bench.served.pids else None
     place = (flood.sent, flood.cpu_ns, bare.cpu_ns, way_ns, idle_share, net_ns, lost, core_kpps)
     return {"cpu": [place]}
 
@@ -46,14 +48,14 @@ def _idle_share(bench: Bench) -> float:
     return (bench.cpu_ns() - spent) / 1e9 / (time.monotonic() - started)
 
 
-def _core_kpps(bench: Bench) -> float | None:
+def _core_kpps(bench: Bench, flows: Flows) -> float | None:
     """Thousands of packets that the way's threads carry in a second of their time while more come
     than they can carry. None where packets do not come to them: the kernel carries the flows.
     """
     carried, spent = bench.handed_out(), bench.cpu_ns()
     if carried is None:
         return None
-    flood = bench.network.traffic.flood(bench.address, packets=SATURATION_PACKETS)
+    flood = flows.flood(packets=SATURATION_PACKETS)
     # The queue is still full, and its threads have not rested since.
     packets, time_ns = (bench.handed_out() or 0) - carried, bench.cpu_ns() - spent
     bench.settle(bench.received() + flood.sent)

@@ -17,11 +17,15 @@ def latency(bench: Bench, measure: Latency) -> Rows:
     rows: list[Row] = []
     buckets: list[Row] = []
     traffic.ping(bench.address, count=WARM_UP)
+    settle = bench.served.settling_seconds
     for kind in measure.kinds:
-        program = traffic.ping if kind == "round-trip" else traffic.first_packets
         for load in measure.loads:
             with _load(bench, load) as beside:
-                done = program(bench.address, count=measure.count)
+                done = (
+                    traffic.ping(bench.address, count=measure.count, settle=settle)
+                    if kind == "round-trip"
+                    else traffic.first_packets(bench.address, count=measure.count)
+                )
             lost = done.sent - done.answered
             counts = (done.sent, done.answered, lost)
             rows.append((kind, load, beside.rate(), *counts, *times(done.latencies)))
@@ -45,9 +49,9 @@ class _Load:
     def run(self) -> None:
         """Send, a slice of a second at a time."""
         try:
+            flows = self._bench.flows()
             while not self._stop.is_set():
-                flood = self._bench.network.traffic.flood(
-                    self._bench.address,
+                flood = flows.flood(
                     packets=max(1, round(self._wanted * SLICE)),
                     rate=self._wanted,
                     burst=SMALL_BURST,
@@ -82,7 +86,8 @@ def _load(bench: Bench, wanted: float) -> Iterator[_Load]:
 
 def bulk(bench: Bench, measure: Bulk) -> Rows:
     """One connection; its receiver counts."""
-    done = bench.network.traffic.bulk(bench.address, megabytes=measure.megabytes)
+    settle = bench.served.settling_seconds
+    done = bench.network.traffic.bulk(bench.address, megabytes=measure.megabytes, settle=settle)
     rate = done.bytes * 8 / done.seconds / 1e9 if done.seconds else None
     return {"bulk": [(done.bytes, done.seconds, rate, done.cpu_ns)]}
 

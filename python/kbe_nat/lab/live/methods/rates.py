@@ -54,18 +54,17 @@ class TrialLog:
 
 def throughput(bench: Bench, measure: Throughput) -> Rows:
     """A search for each tolerated loss."""
-    traffic = bench.network.traffic
-    traffic.flood(bench.address, packets=WARM_UP, rate=WARM_UP_RATE)
+    flows = bench.flows()
+    flows.flood(packets=WARM_UP, rate=WARM_UP_RATE)
     # As fast as it can: no faster load can be offered by this sender.
-    probe = traffic.flood(bench.address, packets=PROBE)
+    probe = flows.flood(packets=PROBE)
     bench.settle(bench.received() + PROBE)
     highest = max(probe.sent, 1) / probe.seconds
 
     def send(rate: float) -> Sent:
         before, lost = bench.received(), bench.lost_in_queue()
         packets = max(LEAST, round(rate * measure.seconds))
-        flood = traffic.flood(
-            bench.address,
+        flood = flows.flood(
             packets=packets,
             rate=None if rate >= highest else rate,
             burst=max(1, min(BURST, round(rate * BURST_SECONDS))),

@@ -23,6 +23,8 @@ _KINDS: Final[tuple[Way, ...]] = (
     Driver("netfilterqueue-engine"),
     Driver("every-packet"),
     Driver("first-packet"),
+    Driver("kernel-choice"),
+    Driver("cached"),
 )
 WAYS: Final[dict[str, Way]] = {way.name: way for way in _KINDS}
 """In the order in which they are shown."""

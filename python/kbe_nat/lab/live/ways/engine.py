@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from itertools import count
 from typing import Final
 
-from kbe_nat.datapath.detect import choose
+from kbe_nat.datapath.detect import choose, spread_refusal
 from kbe_nat.errors import PlaygroundError, RulesError
 from kbe_nat.family import Family
 from kbe_nat.lab.live.network import Network
-from kbe_nat.lab.live.serving import QUEUE, Change
+from kbe_nat.lab.live.serving import KERNEL_CHOICE, OFFLOADING, QUEUE, Change
 from kbe_nat.lab.live.ways.kernel import IPTABLES, clear_iptables
 from kbe_nat.lab.live.ways.programs import Program
 from kbe_nat.lab.live.ways.way import Served, first_answer
@@ -57,7 +57,10 @@ class Driver:
             with Program(network.node, command, ends_with_input=True) as program:
                 started, peak = _tell(program, objects)
                 took = first_answer(network, objects) - started
-                yield _Engine(network, program, took, peak)
+                served = _Engine(network, program, took, peak)
+                if self.name == DatapathKind.CACHED:
+                    served.settling_seconds = CACHED_SECONDS
+                yield served
                 program.check()
         finally:
             # Empty chains of iptables, which stay behind its rules, would cost the next way a hook.
@@ -96,10 +99,18 @@ def _probe(kind: str) -> None:
     """
     with Namespace(f"kbe-lab-probe-{os.getpid()}.{next(PROBES)}") as namespace:
         commands = Commands(namespace.prefix)
-        if kind == DatapathKind.FIRST_PACKET:
-            inside(namespace.path, lambda: choose(DatapathKind.FIRST_PACKET, commands))
-        else:
+        if kind not in OFFLOADING:
             probe(InstallerName.AUTO, commands)
+            return
+        datapath = DatapathKind.CACHED if kind == DatapathKind.CACHED else DatapathKind.FIRST_PACKET
+        inside(namespace.path, lambda: choose(datapath, commands))
+        refusal = inside(namespace.path, lambda: spread_refusal(commands))
+        if kind == KERNEL_CHOICE and refusal:
+            raise RulesError(refusal)
 
 
 PROBES: Final = count()
+CACHED_SECONDS: Final = 2.5
+"""The cache takes connections that are a second old, and datagrams after two seconds of answers;
+both with their next packets.
+"""

@@ -22,6 +22,8 @@ class Served:
     """Processes whose threads' CPU time counts as the way's."""
     queue: int | None = None
     """The number of the node's NFQUEUE through which packets go; None: they go through none."""
+    settling_seconds: float = 0.0
+    """How old a flow must be until the way carries it as it does for good."""
 
     def __init__(
         self, network: Network, programming_seconds: float, peak_mb: float | None = None
