@@ -117,6 +117,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Decision": lambda: engine().decisions()[0],
     "Engine": engine,
     "FlowCache": lambda: _native.FlowCache(),
+    "HeldFlows": lambda: _native.HeldFlows("127.0.0.1", 9, 1, 0.0),
     "LabCell": cell,
     "NftRule": lambda: _native.NftRule,
     "NftTables": _native.NftTables,
