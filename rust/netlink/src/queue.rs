@@ -149,9 +149,7 @@ impl Queue {
         Ok(Self {
             socket,
             number,
-            // Each anew: a copy of zeros would take the memory that a queue of first packets never
-            // uses.
-            buffers: (0..BATCH).map(|_| vec![0; MAX_MESSAGE]).collect(),
+            buffers: buffers(),
             lengths: Vec::with_capacity(BATCH),
             messages: Vec::with_capacity(BATCH),
             max_spin: options.spin,
@@ -285,6 +283,12 @@ impl Queue {
             taken => taken,
         }
     }
+}
+
+/// Buffers for a batch. Each is made anew: a copy of zeros would take the memory that a queue of
+/// first packets never uses.
+fn buffers() -> Vec<Vec<u8>> {
+    (0..BATCH).map(|_| vec![0; MAX_MESSAGE]).collect()
 }
 
 /// Lets time pass without giving up the processor.

@@ -79,8 +79,8 @@ pub(crate) struct NftRule(nft::Rule);
 impl NftRule {
     /// Packets go to `total` queues from number `first` on. With `bypass` they go on while no
     /// process listens. With `fanout` each goes to the queue of the processor that carries it, else
-    /// they are spread by their addresses. `native` says whether nf_tables' own expression is used, or iptables'
-    /// target: many kernels have only one of them.
+    /// they are spread by their addresses. `native` says whether nf_tables' own expression is used,
+    /// or iptables' target: many kernels have only one of them.
     #[staticmethod]
     #[pyo3(signature = (first, total, *, bypass, fanout, native))]
     fn queue(
