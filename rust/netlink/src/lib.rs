@@ -13,6 +13,7 @@ pub mod doubts;
 mod exchange;
 mod family;
 mod inbox;
+pub mod links;
 mod message;
 pub mod nft;
 mod queue;

@@ -1,0 +1,181 @@
+//! What stands in the way of packets at devices (`linux/if_link.h`, `linux/pkt_sched.h`): filters
+//! and queues of tc, and whether the other end of a veth pair is in another network namespace.
+//!
+//! A program that sends packets on as soon as they come in passes the filters by that come after
+//! it: of the qdiscs `clsact` and `ingress`. One that hands packets to the other end of a pair also
+//! passes the device's queue and its filters on the way out by. Both are answers about a moment: a
+//! change of filters and queues is told to the group `RTNLGRP_TC`, one of a device to
+//! `RTNLGRP_LINK`.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, close, find, open};
+use crate::exchange::Exchange;
+
+/// A device, and what tc does with its packets.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Link {
+    /// Such as "veth" (`IFLA_INFO_KIND`); empty: none, as of network cards.
+    pub kind: String,
+    /// `IFF_...`.
+    pub flags: u32,
+    /// The device at its other end is in another network namespace (`IFLA_LINK_NETNSID`).
+    pub leads_elsewhere: bool,
+    /// Filters see the packets that come in.
+    pub has_ingress_filters: bool,
+    /// Filters see the packets that leave, or they wait in a queue: a bandwidth limit.
+    pub is_shaped: bool,
+}
+
+/// Asks about devices, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Links {
+    requests: Exchange,
+}
+
+impl Links {
+    /// Opens a socket. No privilege is needed.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { requests: Exchange::open(libc::NETLINK_ROUTE)? })
+    }
+
+    /// All devices by their numbers. One that comes or goes meanwhile may be missing. Cost: two
+    /// dumps, and two more for each device with a qdisc `clsact` or `ingress`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn all(&mut self) -> io::Result<BTreeMap<u32, Link>> {
+        let mut links = BTreeMap::new();
+        self.dump(libc::RTM_GETLINK, 0, 0, |kind, message| {
+            if kind == libc::RTM_NEWLINK {
+                links.extend(Link::parse(message));
+            }
+        })?;
+        let mut classifying = Vec::new();
+        self.dump(libc::RTM_GETQDISC, 0, 0, |kind, message| {
+            let Some((device, name)) = queue(message).filter(|_| kind == libc::RTM_NEWQDISC) else {
+                return;
+            };
+            match name {
+                b"clsact" | b"ingress" => classifying.push(device),
+                b"noqueue" | b"noop" => {}
+                _ => {
+                    links.entry(device).and_modify(|link| link.is_shaped = true);
+                }
+            }
+        })?;
+        for device in classifying {
+            let has_ingress_filters = self.has_filters(device, INGRESS)?;
+            let has_egress_filters = self.has_filters(device, EGRESS)?;
+            links.entry(device).and_modify(|link| {
+                link.has_ingress_filters = has_ingress_filters;
+                link.is_shaped |= has_egress_filters;
+            });
+        }
+        Ok(links)
+    }
+
+    /// Whether there are filters on a device's way in or out, whatever they do.
+    fn has_filters(&mut self, device: u32, parent: u32) -> io::Result<bool> {
+        let mut has_filters = false;
+        self.dump(libc::RTM_GETTFILTER, device, parent, |kind, message| {
+            // The kernel of a qdisc `ingress` has one list, and says so for both ways.
+            let is_there = u32_at(message, PARENT).is_some_and(|found| {
+                found == parent || parent == INGRESS && found == parent & MAJOR
+            });
+            has_filters |= kind == libc::RTM_NEWTFILTER && is_there;
+        })?;
+        Ok(has_filters)
+    }
+
+    fn dump(
+        &mut self,
+        kind: u16,
+        device: u32,
+        parent: u32,
+        on_message: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        let mut request = Vec::new();
+        let head = Head { kind: kind as u8, flags: FLAG_DUMP, ..Head::default() };
+        let start = open(&mut request, head);
+        // `struct tcmsg`, and as many zeroes as `struct ifinfomsg` is long.
+        for number in [device, 0, parent, 0] {
+            request.extend(number.to_ne_bytes());
+        }
+        if kind == libc::RTM_GETLINK {
+            request.truncate(NETLINK_HEADER + DEVICE);
+        }
+        close(&mut request, start, 0);
+        self.requests.ask(&request, on_message)
+    }
+}
+
+impl Link {
+    /// Reads a message about a device, with its number; `None` for one that is cut.
+    #[must_use]
+    pub fn parse(message: &[u8]) -> Option<(u32, Self)> {
+        let attributes = message.get(NETLINK_HEADER + DEVICE..)?;
+        let kind = find(attributes, libc::IFLA_LINKINFO)
+            .and_then(|information| find(information, libc::IFLA_INFO_KIND));
+        let link = Self {
+            kind: kind.map(text).unwrap_or_default(),
+            flags: u32_at(message, NETLINK_HEADER + 8)?,
+            leads_elsewhere: find(attributes, libc::IFLA_LINK_NETNSID).is_some(),
+            ..Self::default()
+        };
+        Some((u32_at(message, NETLINK_HEADER + 4)?, link))
+    }
+}
+
+/// The device of a message about a qdisc, and the qdisc's kind.
+fn queue(message: &[u8]) -> Option<(u32, &[u8])> {
+    let kind = find(message.get(NETLINK_HEADER + TRAFFIC..)?, libc::TCA_KIND)?;
+    Some((u32_at(message, NETLINK_HEADER + 4)?, kind.strip_suffix(&[0]).unwrap_or(kind)))
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+fn u32_at(message: &[u8], start: usize) -> Option<u32> {
+    message.get(start..)?.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes))
+}
+
+/// Length of `struct ifinfomsg`.
+const DEVICE: usize = 16;
+/// Length of `struct tcmsg`.
+const TRAFFIC: usize = 20;
+/// Where a message of tc says what its subject belongs to.
+const PARENT: usize = NETLINK_HEADER + 12;
+/// `TC_H_MAJ_MASK`.
+const MAJOR: u32 = 0xffff_0000;
+/// Of `TC_H_CLSACT`: `TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`.
+const INGRESS: u32 = 0xffff_fff2;
+const EGRESS: u32 = 0xffff_fff3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn this_namespaces_devices_are_read() {
+        let links =
+            Links::open().and_then(|mut links| links.all()).expect("no privilege is needed");
+        let loopback = &links[&1];
+        assert_ne!(loopback.flags & libc::IFF_LOOPBACK as u32, 0);
+        assert_eq!((loopback.kind.as_str(), loopback.leads_elsewhere), ("", false));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Link::parse(&bytes);
+            let _ = queue(&bytes);
+        }
+    }
+}
