@@ -14,6 +14,7 @@ from kbe_nat.server.slots import MAX_CONNECTIONS
 
 PACKAGING = Path(__file__).parent.parent / "packaging"
 UNIT = PACKAGING / "kbe-nat.service"
+CACHED = PACKAGING / "cached.conf"
 CONFIGURATION = "/etc/kbe-nat/kbe-nat.conf"
 
 
@@ -58,10 +59,29 @@ def test_f131_its_patience_is_longer_than_ours(settings: dict[str, list[str]]) -
     assert int(stop.removesuffix("s")) > ENDING_SECONDS + 1
 
 
+def test_the_drop_in_of_cached_gives_what_its_programs_need(
+    settings: dict[str, list[str]],
+) -> None:
+    """systemd adds each to the unit's own."""
+    lines = [line for line in CACHED.read_text().splitlines() if not line.startswith("#")]
+    assert lines == [
+        "[Service]",
+        "CapabilityBoundingSet=CAP_BPF CAP_PERFMON",
+        "AmbientCapabilities=CAP_BPF CAP_PERFMON",
+        "SystemCallFilter=bpf",
+    ]
+    for name in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        assert "BPF" not in "".join(settings[name]), "without it the unit has no such right"
+
+
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
 )
-def test_systemd_understands_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_systemd_understands_it(tmp_path: Path, is_cached: bool) -> None:
+    if is_cached:
+        (tmp_path / f"{UNIT.name}.d").mkdir()
+        shutil.copy(CACHED, tmp_path / f"{UNIT.name}.d")
     # The command is where it would be installed.
     unit = tmp_path / UNIT.name
     text = UNIT.read_text()

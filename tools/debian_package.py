@@ -41,6 +41,7 @@ FILES: Final = {
     "kbe-nat.conf": "etc/kbe-nat/kbe-nat.conf",
     "sysusers.conf": "usr/lib/sysusers.d/kbe-nat.conf",
     "tmpfiles.conf": "usr/lib/tmpfiles.d/kbe-nat.conf",
+    "cached.conf": "usr/share/doc/kbe-nat/examples/cached.conf",
     "debian/copyright": "usr/share/doc/kbe-nat/copyright",
     "debian/lintian-overrides": "usr/share/lintian/overrides/kbe-nat",
 }

@@ -69,18 +69,19 @@ def test_its_objects_are_those_of_kustomize(
     assert template(helm, *options) == kustomize(kubectl, DEPLOY / folder)
 
 
-def test_every_packet_is_the_component_of_kustomize(
-    helm: Path, kubectl: Path, tmp_path: Path
+@pytest.mark.parametrize("datapath", ["every-packet", "cached"])
+def test_another_datapath_is_the_component_of_kustomize(
+    helm: Path, kubectl: Path, tmp_path: Path, datapath: str
 ) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     folder = tmp_path / "deploy/site"
     folder.mkdir()
     (folder / "kustomization.yaml").write_text(
-        "namespace: kube-system\nresources: [../base]\ncomponents: [../components/every-packet]\n"
+        f"namespace: kube-system\nresources: [../base]\ncomponents: [../components/{datapath}]\n"
     )
     config = tmp_path / "deploy/base/config.yaml"
-    config.write_text(config.read_text().replace("first-packet", "every-packet"))
-    objects = template(helm, "--set", "config.kbeNat.datapath=every-packet")
+    config.write_text(config.read_text().replace("first-packet", datapath))
+    objects = template(helm, "--set", f"config.kbeNat.datapath={datapath}")
     assert objects == kustomize(kubectl, folder)
 
 

@@ -70,6 +70,17 @@ def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) ->
     test_every_object_is_of_the_published_schema(objects)
 
 
+def test_cached_gets_what_its_programs_need(kubectl: Path, tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    path = tmp_path / "deploy/site/kustomization.yaml"
+    path.parent.mkdir()
+    path.write_text("resources: [../base]\ncomponents: [../components/cached]\n")
+    objects = kustomize(kubectl, path.parent)
+    added = container(objects)["securityContext"]["capabilities"]["add"]
+    assert added == ["NET_ADMIN", "BPF", "PERFMON"]
+    test_every_object_is_of_the_published_schema(objects)
+
+
 def rights() -> set[tuple[str, str]]:
     """Verbs and resources that the ClusterRole has."""
     role = yaml.safe_load((DEPLOY / "base/cluster-role.yaml").read_text())

@@ -32,5 +32,11 @@ host: {{ $host | quote }}
 {{/* Not empty where the datapath may be every-packet, with rules of iptables. */}}
 {{- define "kbe-nat.iptables" -}}
 {{- $own := (include "kbe-nat.config" . | fromYaml).kbeNat | default dict -}}
-{{- if ne (get $own "datapath") "first-packet" }}yes{{ end -}}
+{{- if not (has (get $own "datapath") (list "first-packet" "cached")) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Not empty where the datapath is cached, with programs on devices. */}}
+{{- define "kbe-nat.cached" -}}
+{{- $own := (include "kbe-nat.config" . | fromYaml).kbeNat | default dict -}}
+{{- if eq (get $own "datapath") "cached" }}yes{{ end -}}
 {{- end -}}
