@@ -431,7 +431,9 @@ class ConntrackSync:
 
     @property
     def overruns(self) -> int:
-        """How often the kernel dropped events because we were too slow; a full resync followed."""
+        """How often the kernel dropped events because we were too slow; a full resync followed, one
+        for several where there were many.
+        """
 
     @property
     def ended(self) -> int:

@@ -30,6 +30,7 @@ from kbe_nat.family import Family
 from kbe_nat.model import Strategy
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.policy.plan import Backend
+from kbe_nat.rules.rule import DatapathKind
 
 HERE: Final = Path(__file__).parent
 FLOWS: Final = 12
@@ -382,9 +383,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, help="of all that is random (default: another one each time)"
     )
-    parser.add_argument(
-        "--datapath", choices=("first-packet", "every-packet"), default="first-packet"
-    )
+    parser.add_argument("--datapath", choices=list(map(str, DatapathKind)), default="first-packet")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     flags = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if flags.seed is None else flags.seed

@@ -1,16 +1,21 @@
 """A daemon with `--datapath cached`, and flows that its cache carries."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from harness.clients import PORT, VIPS
+from harness.cached_router import skip_without_cache
+from harness.clients import PORT, VIPS, endpoints, named, service
 from harness.daemons import Daemon
+from harness.stage import OTHER, POD, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.rules.rule import DatapathKind
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -95,6 +100,98 @@ def invalid(cluster: Cluster) -> int:
     """Packets that conntrack took for invalid."""
     rows = cluster.node.call("conntrack", "-S")
     return sum(int(word.partition("=")[2]) for word in rows.split() if word.startswith("invalid="))
+
+
+@contextmanager
+def cached_daemon(folder: Path) -> Iterator[Daemon]:
+    """A daemon that serves one of two pods in both families."""
+    skip_without_cache()
+    with Cluster((POD, OTHER)) as cluster:
+        add_ipv6(cluster)
+        named(cluster)
+        (folder / "objects").mkdir()
+        with Daemon(cluster, folder, DatapathKind.CACHED) as made:
+            serve(made, "a")
+            made.start()
+            yield made
+
+
+Begin = Callable[[Family, str], Talk]
+
+
+def begun(stack: ExitStack, daemon: Daemon, family: Family, protocol: str) -> Talk:
+    """A flow that is cached by now."""
+    own = stack.enter_context(talk(daemon, family, protocol))
+    own.await_cache()
+    return own
+
+
+def serve(daemon: Daemon, *pods: str, more: str = "") -> None:
+    objects = [
+        service(family, more=more).replace(
+            "  ports:\n  - {name: dns, port: 53, targetPort: 9953, protocol: UDP}\n"
+            "  - {name: tcp, port: 53, targetPort: 9953, protocol: TCP}\n",
+            "",
+        )
+        if more
+        else service(family)
+        for family in (Family.IPV4, Family.IPV6)
+    ]
+    slices = [endpoints(family, *pods) for family in (Family.IPV4, Family.IPV6)]
+    daemon.write("dns.yaml", "".join((*objects, *slices)))
+
+
+def await_backend(daemon: Daemon, backend: str) -> None:
+    """Until the engine chooses it."""
+    eventually(lambda: any(row["backend"] == backend for row in daemon.get("endpoints")))
+
+
+@contextmanager
+def steadily(own: Talk) -> Iterator[None]:
+    """A packet every 20 ms for as long as the block runs; each has its answer."""
+    over, failures = threading.Event(), list[BaseException]()
+
+    def ask() -> None:
+        try:
+            while not over.wait(0.02):
+                own.ask()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert not failures, failures
+
+
+def kernel_sees(cluster: Cluster, own: Talk) -> bool:
+    """Whether conntrack counts every packet of the flow: asks, and looks at its counters."""
+    before = tracked_packets(cluster, own)
+    for _ in range(20):
+        own.ask()
+    return tracked_packets(cluster, own) - before >= 20
+
+
+def tracked_packets(cluster: Cluster, own: Talk) -> int:
+    """The client's packets of a flow that conntrack has seen."""
+    port = own.socket.getsockname()[1]
+    family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
+    rows = cluster.node.call("conntrack", "-L", "-f", family)
+    [row] = [row for row in rows.splitlines() if f"sport={port} " in row]
+    return next(int(word[8:]) for word in row.split() if word.startswith("packets="))
+
+
+TABLE = """table inet strangers {
+  chain forward {
+    type filter hook forward priority 0; policy accept;
+    %s
+  }
+}
+"""
 
 
 ROUNDS = 20

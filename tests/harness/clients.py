@@ -6,15 +6,16 @@ import time
 from contextlib import AbstractContextManager
 
 from harness.programs import NAMED_POD
-from harness.stage import ALL_DATAPATHS, FAMILIES, served
+from harness.stage import DATAPATHS, FAMILIES, OFFLOADING_DATAPATHS, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
 
 __all__ = [
-    "ALL_DATAPATHS",
+    "DATAPATHS",
     "FAMILIES",
     "NAMES",
+    "OFFLOADING_DATAPATHS",
     "PORT",
     "VIPS",
     "Clients",

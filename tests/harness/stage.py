@@ -44,10 +44,11 @@ Driver = type[NativeQueue] | type[NetfilterQueue]
 DRIVERS = pytest.mark.parametrize(
     "driver", [NativeQueue, NetfilterQueue], ids=["native", "netfilterqueue"]
 )
-WITHOUT_CACHE = [DatapathKind.EVERY_PACKET, DatapathKind.FIRST_PACKET]
-"""The datapaths in which the kernel or the engine meets every packet."""
-DATAPATHS = pytest.mark.parametrize("datapath", WITHOUT_CACHE, ids=str)
-ALL_DATAPATHS = pytest.mark.parametrize("datapath", list(DatapathKind), ids=str)
+OFFLOADING = [kind for kind in DatapathKind if kind.offloads]
+"""The datapaths in which the kernel carries established flows."""
+DATAPATHS = pytest.mark.parametrize("datapath", list(DatapathKind), ids=str)
+OFFLOADING_DATAPATHS = pytest.mark.parametrize("datapath", OFFLOADING, ids=str)
+OFFLOADING_DAEMONS = pytest.mark.parametrize("daemon", OFFLOADING, indirect=True, ids=str)
 ONE_QUEUE = Diversion((7, 7))
 FAMILIES = pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"])
 

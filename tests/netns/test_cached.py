@@ -5,21 +5,33 @@ table in docs/datapaths.md, on real packets.
 import hashlib
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from harness.cached import Talk, counters, hits, invalid, talk
-from harness.clients import FAMILIES, PORT, VIPS, endpoints, named, service
+from harness.cached import (
+    TABLE,
+    Begin,
+    Talk,
+    await_backend,
+    begun,
+    cached_daemon,
+    counters,
+    hits,
+    invalid,
+    kernel_sees,
+    serve,
+    steadily,
+    talk,
+    tracked_packets,
+)
+from harness.clients import FAMILIES, PORT, VIPS, endpoints, service
 from harness.daemons import Daemon
 from harness.programs import SHA256_SINK
-from harness.stage import OTHER, POD, add_ipv6, served
+from harness.stage import served
 from harness.waiting import eventually
-from kbe_nat._native import FlowCache
-from kbe_nat.errors import FlowCacheError
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import NODE_ADDRESS, NODE_ADDRESS_6, Cluster
 from kbe_nat.rules.rule import DatapathKind
@@ -36,92 +48,20 @@ PORTS = f"""  type: NodePort
   - {{name: dns, port: {PORT}, targetPort: 9953, nodePort: {NODE_PORT}, protocol: UDP}}
   - {{name: tcp, port: {PORT}, targetPort: 9953, nodePort: {NODE_PORT}, protocol: TCP}}
 """
-TABLE = """table inet strangers {
-  chain forward {
-    type filter hook forward priority 0; policy accept;
-    %s
-  }
-}
-"""
-
-
-@pytest.fixture(autouse=True)
-def _can_cache() -> None:
-    try:
-        FlowCache.probe()
-    except FlowCacheError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """It serves one pod in both families."""
-    with Cluster((POD, OTHER)) as cluster:
-        add_ipv6(cluster)
-        named(cluster)
-        (tmp_path / "objects").mkdir()
-        with Daemon(cluster, tmp_path, DatapathKind.CACHED) as made:
-            serve(made, "a")
-            made.start()
-            yield made
-
-
-def serve(daemon: Daemon, *pods: str, more: str = "") -> None:
-    objects = [
-        service(family, more=more).replace(
-            "  ports:\n  - {name: dns, port: 53, targetPort: 9953, protocol: UDP}\n"
-            "  - {name: tcp, port: 53, targetPort: 9953, protocol: TCP}\n",
-            "",
-        )
-        if more
-        else service(family)
-        for family in (Family.IPV4, Family.IPV6)
-    ]
-    slices = [endpoints(family, *pods) for family in (Family.IPV4, Family.IPV6)]
-    daemon.write("dns.yaml", "".join((*objects, *slices)))
-
-
-def await_backend(daemon: Daemon, backend: str) -> None:
-    """Until the engine chooses it."""
-    eventually(lambda: any(row["backend"] == backend for row in daemon.get("endpoints")))
+    with cached_daemon(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
-def cached(daemon: Daemon) -> Iterator[Callable[[Family, str], Talk]]:
+def cached(daemon: Daemon) -> Iterator[Begin]:
     """Begins a flow, and talks until it is cached."""
     with ExitStack() as stack:
-
-        def begin(family: Family, protocol: str) -> Talk:
-            own = stack.enter_context(talk(daemon, family, protocol))
-            own.await_cache()
-            return own
-
-        yield begin
-
-
-@contextmanager
-def steadily(own: Talk) -> Iterator[None]:
-    """A packet every 20 ms for as long as the block runs; each has its answer."""
-    over, failures = threading.Event(), list[BaseException]()
-
-    def ask() -> None:
-        try:
-            while not over.wait(0.02):
-                own.ask()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    assert not failures, failures
-
-
-Begin = Callable[[Family, str], Talk]
+        yield lambda family, protocol: begun(stack, daemon, family, protocol)
 
 
 def reasons(daemon: Daemon, own: Talk) -> str:
@@ -184,23 +124,6 @@ def test_flows_go_on_when_the_daemon_is_killed_hangs_and_comes_back(
     daemon.datapath = DatapathKind.CACHED
     daemon.start()
     own.await_cache()
-
-
-def kernel_sees(cluster: Cluster, own: Talk) -> bool:
-    """Whether conntrack counts every packet of the flow: asks, and looks at its counters."""
-    before = tracked_packets(cluster, own)
-    for _ in range(20):
-        own.ask()
-    return tracked_packets(cluster, own) - before >= 20
-
-
-def tracked_packets(cluster: Cluster, own: Talk) -> int:
-    """The client's packets of a flow that conntrack has seen."""
-    port = own.socket.getsockname()[1]
-    family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
-    rows = cluster.node.call("conntrack", "-L", "-f", family)
-    [row] = [row for row in rows.splitlines() if f"sport={port} " in row]
-    return next(int(word[8:]) for word in row.split() if word.startswith("packets="))
 
 
 @FAMILIES

@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.stage import OFFLOADING_DATAPATHS
+from kbe_nat.rules.rule import DatapathKind
+
 TESTS = Path(__file__).parents[1]
 
 
-def test_f113_no_flow_is_lost_or_moved_whatever_happens() -> None:
-    command = (sys.executable, "-m", "chaos.run", "--minutes", "0.5", "--seed", "113", "-o", "json")
+@OFFLOADING_DATAPATHS
+def test_f113_no_flow_is_lost_or_moved_whatever_happens(datapath: DatapathKind) -> None:
+    own = ("--datapath", str(datapath), "--minutes", "0.5", "--seed", "113", "-o", "json")
+    command = (sys.executable, "-m", "chaos.run", *own)
     done = subprocess.run(
         command, cwd=TESTS, capture_output=True, text=True, timeout=300, check=False
     )

@@ -21,7 +21,7 @@ from cluster.objects import endpoint_slice, node, service
 from cluster.server import LiveServer
 from harness.clients import NAMES, PORT, VIPS, named
 from harness.daemons import Daemon
-from harness.stage import WITHOUT_CACHE, add_ipv6, connect
+from harness.stage import add_ipv6, connect
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -117,7 +117,7 @@ def node_of(
             yield Node(daemon, server)
 
 
-@pytest.fixture(params=WITHOUT_CACHE, ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def here(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Node]:
     server = LiveServer(run_in=partial(inside, cluster.node.path))
     with node_of(server, cluster, tmp_path, request.param) as place:

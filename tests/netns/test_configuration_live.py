@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.daemons import VIP, Daemon, kernel_rules, serves
+from harness.stage import OFFLOADING_DAEMONS
 from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.namespaces import inside
@@ -43,7 +44,7 @@ def timeouts(daemon: Daemon) -> list[int]:
     return [row["timeout"] for row in rows if row["state"] == "ESTABLISHED"]
 
 
-@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+@OFFLOADING_DAEMONS
 def test_the_kernel_tracks_connections_as_configured(daemon: Daemon) -> None:
     before = kernel_value(daemon, "tcp_timeout_close_wait"), kernel_value(daemon, "udp_timeout")
     size = kernel_value(daemon, "max")
@@ -60,7 +61,7 @@ def test_the_kernel_tracks_connections_as_configured(daemon: Daemon) -> None:
     assert kernel_value(daemon, "tcp_timeout_established") == 7200
 
 
-@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+@OFFLOADING_DAEMONS
 def test_settings_that_the_kernel_keeps_are_one_warning(daemon: Daemon) -> None:
     # The table's size is the machine's, which a network namespace of its own may not change.
     started(daemon, CONFIG.format(per_core=50_000_000))
@@ -163,7 +164,7 @@ def test_periods_addresses_and_metrics_follow_the_file(daemon: Daemon) -> None:
     assert serves(daemon)
 
 
-@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+@OFFLOADING_DAEMONS
 def test_a_config_map_that_becomes_wrong_leaves_the_last_good_one(daemon: Daemon) -> None:
     mount = daemon.folder / "mount"
     mount.mkdir()
@@ -202,7 +203,7 @@ def test_a_config_map_that_becomes_wrong_leaves_the_last_good_one(daemon: Daemon
     assert serves(daemon)
 
 
-@pytest.mark.parametrize("daemon", [DatapathKind.FIRST_PACKET], indirect=True, ids=str)
+@OFFLOADING_DAEMONS
 def test_settings_alone_are_made_for_a_daemon_with_fewer_rights(daemon: Daemon) -> None:
     config = daemon.folder / "config.yaml"
     config.write_text(CONFIG.format(per_core=1))

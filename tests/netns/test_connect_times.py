@@ -11,7 +11,7 @@ import pytest
 from harness.daemons import Daemon, curl
 from harness.late_answers import late_answers, put_rule
 from harness.programs import SHORT_SERVER, UDP_ECHO
-from harness.stage import DATAPATHS, FAMILIES, VIPS, Stage, served, stage
+from harness.stage import DATAPATHS, FAMILIES, OFFLOADING_DATAPATHS, VIPS, Stage, served, stage
 from harness.waiting import eventually
 from kbe_nat._native import CONNECT_BOUNDS, AnswerWatch, ConnectTimes
 from kbe_nat.drivers.thread import NativeThread
@@ -134,8 +134,9 @@ def test_a_refused_connection_has_no_connect_time(
         assert connects.count <= connections, "those that were answered"
 
 
-def test_changes_that_are_no_answers_wake_nobody(cluster: Cluster) -> None:
-    with stage(cluster, DatapathKind.FIRST_PACKET) as own:
+@OFFLOADING_DATAPATHS
+def test_changes_that_are_no_answers_wake_nobody(cluster: Cluster, datapath: DatapathKind) -> None:
+    with stage(cluster, datapath) as own:
         for pod in cluster.pods:
             served(pod, UDP_ECHO, "4")
         watch = inside(cluster.node.path, lambda: AnswerWatch(own.engine, socket_buffer=1 << 20))

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.clients import (
-    ALL_DATAPATHS,
+    DATAPATHS,
     FAMILIES,
     NAMES,
+    OFFLOADING_DATAPATHS,
     PORT,
     VIPS,
     Clients,
@@ -76,7 +77,7 @@ def becomes(clients: Clients, wanted: set[str], seconds: float = 30) -> None:
     eventually(lambda: set(clients.asked(1)) == wanted, seconds)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
     made: Make, datapath: DatapathKind, family: Family
@@ -101,9 +102,12 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
             assert clients.asked() == before, end
 
 
+@OFFLOADING_DATAPATHS
 @FAMILIES
-def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: Family) -> None:
-    daemon = made(DatapathKind.FIRST_PACKET)
+def test_f121_no_datagram_is_lost_over_a_restart(
+    made: Make, family: Family, datapath: DatapathKind
+) -> None:
+    daemon = made(datapath)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
     over, lost = threading.Event(), 0
@@ -134,7 +138,7 @@ def test_f121_no_datagram_is_lost_over_a_restart(made: Make, family: Family) -> 
         assert clients.asked() == before
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f48_f62_f122_who_was_sending_before_is_served(
     made: Make, datapath: DatapathKind, family: Family
@@ -181,7 +185,7 @@ def test_f48_f62_f122_who_was_sending_before_is_served(
             becomes(to_new, {"a"})
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f48_a_syn_that_was_sent_before_is_served(
     made: Make, datapath: DatapathKind, family: Family
@@ -202,7 +206,7 @@ def test_f48_a_syn_that_was_sent_before_is_served(
         assert clients.asked() == ["a"]
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
     made: Make, datapath: DatapathKind, family: Family
@@ -227,7 +231,7 @@ def test_f123_who_leaves_one_of_two_services_loses_the_flows_of_that(
         assert set(kept.asked()) == {"a"}
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("then", [(GOING, "b"), HINTED], ids=["terminating", "hinted"])
 def test_f124_flows_stay_with_an_endpoint_while_it_serves(
@@ -261,12 +265,13 @@ RULES = {
 }
 
 
+@OFFLOADING_DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_f60_f94_f125_connmarks_of_others_pin_nothing(
-    made: Make, family: Family, rule: tuple[str, ...]
+    made: Make, family: Family, rule: tuple[str, ...], datapath: DatapathKind
 ) -> None:
-    daemon = made(DatapathKind.FIRST_PACKET)
+    daemon = made(datapath)
     iptables = "iptables" if family == 4 else "ip6tables"
     if rule:
         daemon.cluster.node.call(iptables, "-t", "mangle", "-A", "POSTROUTING", *rule)
@@ -280,7 +285,7 @@ def test_f60_f94_f125_connmarks_of_others_pin_nothing(
         assert {flow["reply_source"][0] for flow in daemon.get("flows")} == {NAMES["b"][family]}
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f61_f62_nobody_serves_and_somebody_again(
     made: Make, datapath: DatapathKind, family: Family
@@ -295,7 +300,7 @@ def test_f61_f62_nobody_serves_and_somebody_again(
             becomes(clients, {answer}, 15)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_a_port_that_is_renamed_keeps_its_flows(
     made: Make, datapath: DatapathKind, family: Family
@@ -313,7 +318,7 @@ def test_a_port_that_is_renamed_keeps_its_flows(
         assert {flow["service"] for flow in daemon.get("flows")} == {f"default/dns{family}:renamed"}
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_f139_flows_that_the_kernel_was_made_to_forget_go_where_they_went(

@@ -20,11 +20,10 @@ import pytest
 
 from harness.daemons import COMMAND, SEED, VIP, Daemon, kernel_rules
 from harness.programs import DATAGRAM_FLOOD, STEADY_LOAD, TCP_ECHO
-from harness.stage import served
+from harness.stage import OFFLOADING, served
 from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules.rule import DatapathKind
 
 SERVICES = """apiVersion: v1
 kind: Service
@@ -158,12 +157,12 @@ class Supervisor:
         self._socket.close()
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     for pod in cluster.pods:
         served(pod, TCP_ECHO)
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         made.write("cluster.yaml", SEED)
         made.write("services.yaml", SERVICES)
         yield made

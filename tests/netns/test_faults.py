@@ -14,7 +14,18 @@ import pytest
 
 from harness import traffic
 from harness.programs import MUTE_SERVER, SHORT_SERVER, UDP_ECHO
-from harness.stage import DATAPATHS, FAMILIES, POD, VIPS, Stage, plan_of, port, served, stage
+from harness.stage import (
+    DATAPATHS,
+    FAMILIES,
+    OFFLOADING_DATAPATHS,
+    POD,
+    VIPS,
+    Stage,
+    plan_of,
+    port,
+    served,
+    stage,
+)
 from harness.traffic import ACK, FIN, RST, SYN
 from harness.waiting import eventually
 from harness.wires import ETH_P_IP, mac, overheard, sent_in_order, taken, wire
@@ -72,10 +83,11 @@ def test_f49_a_handshake_that_a_removed_backend_does_not_answer_goes_to_another(
             assert answer(client, b"hello") == b"hello"
 
 
+@OFFLOADING_DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
 def test_f136_numbers_that_run_out_never_block_a_change(
-    cluster: Cluster, family: Family, kind: socket.SocketKind
+    cluster: Cluster, family: Family, kind: socket.SocketKind, datapath: DatapathKind
 ) -> None:
     """There is one number, and its backend is replaced by another."""
     for pod in cluster.pods:
@@ -90,7 +102,7 @@ def test_f136_numbers_that_run_out_never_block_a_change(
         for one in both.cluster_backends
     ]
     few = replace(Marks(), backend=0x4000)
-    with stage(cluster, DatapathKind.FIRST_PACKET, plan=plans[0], marks=few) as own:
+    with stage(cluster, datapath, plan=plans[0], marks=few) as own:
 
         def ask() -> str:
             with own.client(kind, family, (VIPS[family], number)) as client:
@@ -98,18 +110,18 @@ def test_f136_numbers_that_run_out_never_block_a_change(
                 port_of = client.getsockname()[1]
             return next(flow.reply_source[0] for flow in own.flows() if flow.source[1] == port_of)
 
-        datapath = own.serving.datapath
+        rules = own.serving.datapath
         assert ask() == both.cluster_backends[0].address
         own.serve(plans[1])
         assert ask() == both.cluster_backends[1].address, "by the standby"
-        assert datapath.counters()["backend-unknown"] == 1
-        assert datapath.counters()["backends-waiting"] == 1
-        eventually(lambda: datapath.repair() == () and not datapath.counters()["backends-waiting"])
+        assert rules.counters()["backend-unknown"] == 1
+        assert rules.counters()["backends-waiting"] == 1
+        eventually(lambda: rules.repair() == () and not rules.counters()["backends-waiting"])
         assert ask() == both.cluster_backends[1].address
-        assert datapath.counters()["backend-unknown"] == 1, "decided here again"
+        assert rules.counters()["backend-unknown"] == 1, "decided here again"
         own.serve(replace(plans[1], ports=(both,)))
         with pytest.raises(RulesError, match="count up to 1: 1 are in use, 1 more are wanted"):
-            datapath.repair()
+            rules.repair()
         assert {ask() for _ in range(6)} <= {one.address for one in both.cluster_backends}
 
 
@@ -143,15 +155,16 @@ def test_f60_a_datagram_goes_to_a_live_backend_when_its_own_is_gone(
         assert backend(own) == keep[0].address
 
 
+@OFFLOADING_DATAPATHS
 @FAMILIES
 def test_datagrams_that_nobody_answers_are_asked_about_once(
-    cluster: Cluster, family: Family
+    cluster: Cluster, family: Family, datapath: DatapathKind
 ) -> None:
     """Logs and metrics go one way: the kernel carries them all the same."""
     for pod in cluster.pods:
         served(pod, MUTE_SERVER)
     with (
-        stage(cluster, DatapathKind.FIRST_PACKET) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, family, (VIPS[family], 7)) as client,
     ):
         client.send(b"first")
@@ -163,11 +176,12 @@ def test_datagrams_that_nobody_answers_are_asked_about_once(
         assert sum(loop.loop.packets for loop in own.loops) == 1
 
 
-def test_flows_of_others_are_left_alone(cluster: Cluster) -> None:
+@OFFLOADING_DATAPATHS
+def test_flows_of_others_are_left_alone(cluster: Cluster, datapath: DatapathKind) -> None:
     echoes(cluster)
     pod = POD.address
     with (
-        stage(cluster, DatapathKind.FIRST_PACKET) as own,
+        stage(cluster, datapath) as own,
         own.client(socket.SOCK_DGRAM, Family.IPV4, (pod, 7)) as direct,
         own.client(socket.SOCK_DGRAM, Family.IPV4, (VIP, 7)) as client,
     ):

@@ -23,8 +23,8 @@ from harness.clients import (
 )
 from harness.daemons import Daemon
 from harness.programs import NAMED_POD, SHORT_SERVER, UDP_ECHO
+from harness.stage import OFFLOADING, OFFLOADING_DATAPATHS, add_ipv6, served, stage
 from harness.stage import VIPS as STAGED
-from harness.stage import add_ipv6, served, stage
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -36,13 +36,13 @@ KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 NODE_PORT = 30053
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
-    """First-packet, of both families, with two pods that say who they are; not yet started."""
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    """Of both families, with two pods that say who they are; not yet started."""
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         yield made
 
 
@@ -206,13 +206,16 @@ def test_f31_flows_that_find_no_port_are_counted(daemon: Daemon, family: Family)
 PRIVILEGED = 1023 - 600 + 1
 
 
-def test_f63_flows_whose_ends_were_not_said_are_found_out(cluster: Cluster) -> None:
+@OFFLOADING_DATAPATHS
+def test_f63_flows_whose_ends_were_not_said_are_found_out(
+    cluster: Cluster, datapath: DatapathKind
+) -> None:
     for pod in cluster.pods:
         for program in ((UDP_ECHO, "6"), (SHORT_SERVER,)):
             served(pod, *program)
     settings = "/proc/sys/net/netfilter/nf_conntrack_"
     cluster.node.write(f"{settings}udp_timeout", "600")
-    with stage(cluster, DatapathKind.FIRST_PACKET) as own, ExitStack() as stack:
+    with stage(cluster, datapath) as own, ExitStack() as stack:
         # The kernel says nothing of flows that begin from now on.
         cluster.node.write(f"{settings}events", "0")
         for family in (Family.IPV4, Family.IPV6):

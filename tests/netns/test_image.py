@@ -18,7 +18,7 @@ import pytest
 
 from harness.daemons import Daemon
 from harness.programs import CONFINED, SHORT_SERVER, UDP_ECHO
-from harness.stage import FAMILIES, PODS, VIPS, WITHOUT_CACHE, add_ipv6, served
+from harness.stage import FAMILIES, PODS, VIPS, add_ipv6, served
 from harness.waiting import eventually
 from harness.wheels import ROOT, repack, wheel
 from kbe_nat.family import Family
@@ -174,6 +174,16 @@ def test_doctor_finds_the_programs_and_packages_that_the_proxy_needs(
     assert "iptables, iptables-restore, ipset, nft, ip are here" in done.stdout
 
 
+CAPABILITIES = {
+    DatapathKind.FIRST_PACKET: "12",
+    DatapathKind.CACHED: "12,38,39",
+    DatapathKind.EVERY_PACKET: "12,13",
+}
+"""As the manifests give them: CAP_NET_RAW for iptables alone, CAP_PERFMON and CAP_BPF for the cache
+of flows.
+"""
+
+
 class Contained(Daemon):
     """A daemon in the image's root."""
 
@@ -181,14 +191,12 @@ class Contained(Daemon):
     user = 0
 
     def command(self, *arguments: str) -> tuple[str, ...]:
-        # As the manifests give them: CAP_NET_RAW for iptables alone.
-        capabilities = "12" if self.datapath.offloads else "12,13"
-        outside = confined(self.root, self.folder, self.user, capabilities)
+        outside = confined(self.root, self.folder, self.user, CAPABILITIES[self.datapath])
         flags = ("--manifests", "/etc/kbe-nat", "--datapath", str(self.datapath))
         return (*self.cluster.node.prefix, *outside, "kbe-nat", "proxy", *flags, *arguments)
 
 
-@pytest.fixture(params=WITHOUT_CACHE, ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def datapath(request: pytest.FixtureRequest) -> DatapathKind:
     kind: DatapathKind = request.param
     return kind

@@ -15,7 +15,7 @@ import pytest
 
 from harness.daemons import SEED, Daemon, kernel_rules
 from harness.programs import KEPT_FLOWS, NAMED_POD, SHORT_LOAD
-from harness.stage import PODS, WITHOUT_CACHE, add_ipv6, served
+from harness.stage import PODS, add_ipv6, served
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -89,7 +89,7 @@ def program(where: Namespace, path: Path, *arguments: str) -> Iterator[subproces
             process.kill()
 
 
-@pytest.fixture(params=WITHOUT_CACHE, ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     (tmp_path / "objects").mkdir()

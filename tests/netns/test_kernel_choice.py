@@ -21,12 +21,11 @@ from harness.associations import associations
 from harness.clients import FAMILIES, NAMES, Clients, named
 from harness.daemons import Daemon
 from harness.programs import PEER_TELLER
-from harness.stage import add_ipv6, served
+from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
-from kbe_nat.rules.rule import DatapathKind
 
 DRAWS = 300
 NODE = {Family.IPV4: "10.0.2.15", Family.IPV6: "fd00:2::15"}
@@ -83,14 +82,14 @@ def everything(without: str = "") -> str:
     )
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     (tmp_path / "objects").mkdir()
     named(cluster)
     for pod, name in zip(cluster.pods, NAMES, strict=True):
         served(pod, PEER_TELLER, NAMES[name][4], NAMES[name][6])
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         made.write("objects.yaml", everything())
         yield made
 

@@ -14,11 +14,10 @@ import pytest
 
 from harness.clients import FAMILIES, VIPS, Clients, endpoints, named, service
 from harness.daemons import COMMAND, Daemon
-from harness.stage import add_ipv6
+from harness.stage import OFFLOADING, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules.rule import DatapathKind
 
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 MARKS = {"udp": 0x2A, "tcp": 0x1000}
@@ -26,13 +25,13 @@ CLIENT = {4: "10.0.2.100", 6: "fd00:2::100"}
 TIMEOUT = re.compile(r"(?<=\s)\d+(?= (?:[A-Z_]+ )?src=)")
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
-    """First-packet, of both families; not yet started."""
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    """Of both families; not yet started."""
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         yield made
 
 

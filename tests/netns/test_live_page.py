@@ -9,7 +9,6 @@ import pytest
 
 from harness.browser import Browser, absent_program
 from harness.daemons import NOBODY, SEED, VIP, Daemon, curl
-from harness.stage import WITHOUT_CACHE
 from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
@@ -40,7 +39,7 @@ def _has_browser() -> None:
         pytest.skip(f"{package} is not installed")
 
 
-@pytest.fixture(params=WITHOUT_CACHE, ids=str)
+@pytest.fixture(params=list(DatapathKind), ids=str)
 def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     (tmp_path / "objects").mkdir()
     cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")

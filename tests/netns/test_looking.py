@@ -10,22 +10,21 @@ import pytest
 
 from harness.clients import Clients, endpoints, named, service
 from harness.daemons import COMMAND, Daemon
-from harness.stage import add_ipv6
+from harness.stage import OFFLOADING, add_ipv6
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules.rule import DatapathKind
 
 FLOWS = 500
 """Of each protocol and family."""
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
-    """First-packet, of both families, with two pods that say who they are."""
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+    """Of both families, with two pods that say who they are."""
     (tmp_path / "objects").mkdir()
     add_ipv6(cluster)
     named(cluster)
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         for family in Family:
             made.write(f"dns{family}.yaml", service(family) + endpoints(family, "a", "b"))
         yield made

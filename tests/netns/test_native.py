@@ -15,7 +15,7 @@ import pytest
 import kbe_nat
 from harness.programs import SHA256_SINK, SHORT_CLIENT, SHORT_SERVER, UDP_ECHO
 from harness.stage import (
-    ALL_DATAPATHS,
+    DATAPATHS,
     DRIVERS,
     FAMILIES,
     VIPS,
@@ -60,7 +60,7 @@ def transfer(own: Stage, family: Family, size: int) -> None:
         server.terminate()
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_a_gigabyte_arrives_byte_for_byte(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -77,7 +77,7 @@ def test_the_other_driver_is_slower_and_as_exact(cluster: Cluster, family: Famil
         transfer(own, family, 64 << 20)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, datapath: DatapathKind) -> None:
     with stage(cluster, datapath) as own:
         for chain in ("INPUT", "OUTPUT"):
@@ -98,7 +98,7 @@ def test_nothing_is_lost_over_a_path_that_loses(cluster: Cluster, datapath: Data
         transfer(own, Family.IPV4, 50 << 20)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 @pytest.mark.parametrize("size", [0, 1, 1400, 9000, 60_000])
 def test_datagrams_of_any_size(
@@ -118,7 +118,7 @@ def test_datagrams_of_any_size(
             assert local.recv(1 << 16) == content, "from the node itself"
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, datapath: DatapathKind) -> None:
     """Pods on one bridge; IPv6 has no send_redirects."""
     for pod in cluster.pods:
@@ -136,7 +136,7 @@ def test_no_redirect_leads_a_pod_around_the_node(cluster: Cluster, datapath: Dat
             assert ["Icmp6InRedirects", "0"] in map(str.split, lines)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f20_f81_f140_the_largest_datagrams(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -161,7 +161,7 @@ def test_f20_f81_f140_the_largest_datagrams(
         assert "malformed" not in own.engine.stats().causes
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @DRIVERS
 @FAMILIES
 def test_f65_no_endpoints_refuse_at_once(
@@ -181,7 +181,7 @@ def test_f65_no_endpoints_refuse_at_once(
                 datagrams.recv(100)
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 def test_f92_ten_thousand_short_connections_are_answered_and_shared(
     cluster: Cluster, datapath: DatapathKind
 ) -> None:
@@ -216,7 +216,7 @@ def test_f92_ten_thousand_short_connections_are_answered_and_shared(
         ]
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @DRIVERS
 def test_endpoints_change_under_load(
     cluster: Cluster, driver: Driver, datapath: DatapathKind
@@ -243,7 +243,7 @@ def test_endpoints_change_under_load(
             changer.join()
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f82_the_path_mtu_is_told_to_the_client(
     cluster: Cluster, family: Family, datapath: DatapathKind
@@ -257,7 +257,7 @@ def test_f82_the_path_mtu_is_told_to_the_client(
         assert "mtu 1300" in cluster.client.call("ip", "route", "get", VIPS[family])
 
 
-@ALL_DATAPATHS
+@DATAPATHS
 @FAMILIES
 def test_f82_datagrams_hear_of_the_path_mtu(
     cluster: Cluster, family: Family, datapath: DatapathKind

@@ -19,12 +19,11 @@ import pytest
 from harness.associations import associations
 from harness.clients import NAMES, Clients, named, sources
 from harness.daemons import COMMAND, Daemon, broken
-from harness.stage import FAMILIES, add_ipv6
+from harness.stage import FAMILIES, OFFLOADING, add_ipv6
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import inside
-from kbe_nat.rules.rule import DatapathKind
 
 DRAWS = 300
 SLACK = 5
@@ -91,12 +90,12 @@ endpoints: [{{addresses: ["{NAMES[pod][family]}"]}}]
     return first + "".join(slices)
 
 
-@pytest.fixture
-def daemon(cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
+@pytest.fixture(params=OFFLOADING, ids=str)
+def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemon]:
     add_ipv6(cluster)
     (tmp_path / "objects").mkdir()
     named(cluster)
-    with Daemon(cluster, tmp_path, DatapathKind.FIRST_PACKET) as made:
+    with Daemon(cluster, tmp_path, request.param) as made:
         made.write("objects.yaml", "".join(objects(f, name) for f in Family for name in NUMBERS))
         yield made
 

@@ -12,7 +12,7 @@ from harness.clients import named
 from harness.daemons import COMMAND, Daemon
 from harness.kube_proxy_rules import foreign_rules, load_dump
 from harness.new_flows import established, new_flows, objects
-from harness.stage import DATAPATHS, add_ipv6
+from harness.stage import DATAPATHS, OFFLOADING_DATAPATHS, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
@@ -121,7 +121,7 @@ def test_f93_clients_keep_the_endpoints_that_kube_proxy_bound_them_to(
                 assert clients.asked() == ["b"] * 10
 
 
-@pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
+@OFFLOADING_DATAPATHS
 @MODES
 def test_f12_rules_of_others_outlive_the_clean_up_after_kube_proxy(
     daemon: Daemon, datapath: DatapathKind, mode: str
@@ -142,7 +142,7 @@ def test_f12_rules_of_others_outlive_the_clean_up_after_kube_proxy(
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
+@OFFLOADING_DATAPATHS
 def test_f12_nothing_is_cleaned_up_while_kube_proxy_runs(
     daemon: Daemon, datapath: DatapathKind, tmp_path: Path
 ) -> None:
@@ -168,7 +168,7 @@ def test_f12_nothing_is_cleaned_up_while_kube_proxy_runs(
     assert "kube-proxy" not in foreign_rules(cluster.node)
 
 
-@pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
+@OFFLOADING_DATAPATHS
 def test_connections_go_on_when_every_packet_follows_first_packet(
     daemon: Daemon, datapath: DatapathKind
 ) -> None:

@@ -10,7 +10,7 @@ from harness.clients import named
 from harness.daemons import Daemon
 from harness.kept_state import SECTIONS, later
 from harness.new_flows import established, new_flows, objects
-from harness.stage import add_ipv6
+from harness.stage import OFFLOADING_DATAPATHS, add_ipv6
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
@@ -36,7 +36,7 @@ def tables(cluster: Cluster) -> list[str]:
     return [line for line in listed if "kbe-nat-translation-" in line]
 
 
-@pytest.mark.parametrize("datapath", [DatapathKind.FIRST_PACKET], ids=str)
+@OFFLOADING_DATAPATHS
 def test_f10_an_upgrade_and_a_downgrade_of_the_tables_lose_no_connection(
     daemon: Daemon, datapath: DatapathKind
 ) -> None:

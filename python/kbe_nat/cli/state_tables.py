@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -38,7 +39,11 @@ def stats_tables(stats: StatsRow) -> list[Any]:
     kernel = table("The kernel's flows", "what", "number", right=1)
     for name, number in stats.kernel.items():
         kernel.add_row(name, str(number))
-    return [sizes, "", causes, "", queues, *(["", kernel] if stats.kernel else [])]
+    devices = table("Devices without the cache", "device", "because")
+    for name, reason in stats.uncached_devices.items():
+        devices.add_row(name, reason)
+    own = [["", kernel]] * bool(stats.kernel) + [["", devices]] * bool(stats.uncached_devices)
+    return [sizes, "", causes, "", queues, *chain.from_iterable(own)]
 
 
 def status_tables(status: StatusRow) -> list[Any]:

@@ -174,14 +174,14 @@ class Proxy:
             # file may be that of a daemon which answers at our socket.
             self._checkpointing.run()
             stack.callback(self._checkpointing.run)
-            follower = stack.enter_context(controller.datapath.following(controller.engine))
+            followers = stack.enter_context(controller.datapath.following(controller.engine))
             self._start_loops(stack)
             # The first that the stack undoes: rules go while the loops still give verdicts on what
             # is in the queues.
             stack.push(self._remove_rules)
             # Now, since the kernel has no connection tracking before a rule wants it.
             set_conntrack(controller, self._live.settings)
-            self.liveness.threads = [*self._loops, *([follower] if follower else [])]
+            self.liveness.threads = [*self._loops, *followers]
             # Packets are served already; a change of the objects would wait for this.
             settle()
             extent = self.reconciler.extent()

@@ -358,6 +358,8 @@ class StatsRow(msgspec.Struct, frozen=True):
     """Source ports that can be leased towards one backend, from one address."""
     kernel: dict[str, int]
     """Counters of the datapath alone, by name."""
+    uncached_devices: dict[str, str]
+    """Devices that the cache of flows does not stand on, each with the reason (cached)."""
     queues: list[QueueRow]
     """The queues that carry packets."""
 

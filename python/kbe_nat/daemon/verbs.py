@@ -266,6 +266,7 @@ class Verbs:
             most_leased_ports=stats.most_leased_ports,
             leasable_ports=stats.leasable_ports,
             kernel=self._controller.counters(),
+            uncached_devices=self._controller.datapath.uncached_devices(),
             queues=[
                 QueueRow(
                     number=queue.number,

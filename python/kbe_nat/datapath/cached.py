@@ -114,6 +114,10 @@ class Cached:
         """See `Datapath`."""
         self._first_packet.refresh()
 
+    def uncached_devices(self) -> dict[str, str]:
+        """See `Datapath`."""
+        return dict(self._sync.left_out) if self._sync is not None else {}
+
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
         """See `Datapath`."""
         return self._first_packet.set_conntrack(settings)
@@ -149,7 +153,7 @@ class Cached:
         return [*self._first_packet.flow_notes(packet), *([("cache", note)] if note else [])]
 
     @contextmanager
-    def following(self, engine: Engine) -> Iterator[NativeThread | None]:
+    def following(self, engine: Engine) -> Iterator[Sequence[NativeThread]]:
         """See `Datapath`. The cache works for as long as the block runs."""
         settings = self._settings
         self._sync = CacheSync(
@@ -164,10 +168,10 @@ class Cached:
         self._tell()
         try:
             with (
-                self._first_packet.following(engine, self._sync) as thread,
-                NativeThread(Persistent(self._sync), "cache sync"),
+                self._first_packet.following(engine, self._sync) as threads,
+                NativeThread(Persistent(self._sync), "cache sync") as thread,
             ):
-                yield thread
+                yield *threads, thread
         finally:
             self._sync = None
 
@@ -184,7 +188,9 @@ class Cached:
         if standing == "proposed" and (there or back):
             direction = "the client's" if there else "the backend's"
             return f"cached one way: {direction} packets pass the kernel's stack by"
-        return STANDINGS[standing]
+        devices = self._sync.left_out if standing == "proposed" else ()
+        reasons = "".join(f"; not on {name}: {reason}" for name, reason in devices)
+        return STANDINGS[standing] + reasons
 
     def _tell(self) -> None:
         """Say which Services are excluded, before their rules are in force."""

@@ -69,6 +69,12 @@ class Datapath(PlanConsumer, Protocol):
         """Counters of this datapath alone, by name."""
         ...
 
+    def uncached_devices(self) -> dict[str, str]:
+        """Devices whose packets all go the kernel's way although there is a cache of flows, each
+        with the reason.
+        """
+        ...
+
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
         """Let the kernel track connections so, where it does. Returns what it has refused."""
         ...
@@ -100,9 +106,9 @@ class Datapath(PlanConsumer, Protocol):
         """Keep the kernel's entries of flows that end from now on, or do so no more."""
         ...
 
-    def following(self, engine: Engine) -> AbstractContextManager[NativeThread | None]:
-        """For as long as the block runs, the engine hears what becomes of flows; yields the thread
-        that tells it, if there is one.
+    def following(self, engine: Engine) -> AbstractContextManager[Sequence[NativeThread]]:
+        """For as long as the block runs, the engine hears what becomes of flows; yields the threads
+        that this takes.
         """
         ...
 

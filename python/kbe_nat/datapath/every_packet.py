@@ -120,6 +120,10 @@ class EveryPacket:
         """See `Datapath`: nothing."""
         return {}
 
+    def uncached_devices(self) -> dict[str, str]:
+        """See `Datapath`: there is no cache."""
+        return {}
+
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
         """See `Datapath`: the engine has the only connection tracking."""
         return []
@@ -147,15 +151,15 @@ class EveryPacket:
         """See `Datapath`: those of another proxy's flows are not kept."""
 
     @contextmanager
-    def following(self, engine: Engine) -> Iterator[NativeThread | None]:
+    def following(self, engine: Engine) -> Iterator[Sequence[NativeThread]]:
         """See `Datapath`: it sees them itself, but for those of another proxy."""
         if not self._takes_over():
-            yield None
+            yield ()
             return
         self._sync = ConntrackSync(engine, socket_buffer=EVENT_BYTES)
         try:
             with NativeThread(Persistent(self._sync), "conntrack sync") as thread:
-                yield thread
+                yield (thread,)
         finally:
             self._sync = None
 

@@ -224,8 +224,12 @@ class FirstPacket:
             "updates": answers.updates if answers else 0,
             # Seconds of which a part was not listened to: there was too much of them.
             "updates-paused": answers.pauses if answers else 0,
-            # A full resync followed each.
+            # A full resync followed, one for several where there were many.
             "events-lost": sync.overruns if sync else 0,
+            # Passes over all flows of the kernel.
+            "resyncs": sync.resyncs if sync else 0,
+            # Losses of events whose resync had to wait, because losses are too many.
+            "resyncs-delayed": sync.delayed_resyncs if sync else 0,
             # They did not go where their frontends led, or somebody asked for it.
             "flows-ended": sync.ended if sync else 0,
             # Taken out of the kernel's table by others, while both ends were talking.
@@ -242,6 +246,10 @@ class FirstPacket:
             # Backends that have no number yet.
             "backends-waiting": sum(ids.waiting for ids in self._ids.values()),
         }
+
+    def uncached_devices(self) -> dict[str, str]:
+        """See `Datapath`: there is no cache."""
+        return {}
 
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
         """See `Datapath`: the kernel carries the flows."""
@@ -283,7 +291,7 @@ class FirstPacket:
     @contextmanager
     def following(
         self, engine: Engine, cache: CacheSync | None = None
-    ) -> Iterator[NativeThread | None]:
+    ) -> Iterator[Sequence[NativeThread]]:
         """See `Datapath`: by the events of the kernel's conntrack, and by resyncs. Flows leave
         `cache` before they end.
         """
@@ -292,10 +300,10 @@ class FirstPacket:
         self._answers = AnswerWatch(engine, socket_buffer=UPDATE_BYTES)
         try:
             with (
-                NativeThread(Persistent(self._answers), "answer watch"),
-                NativeThread(Persistent(self._sync), "conntrack sync") as thread,
+                NativeThread(Persistent(self._answers), "answer watch") as answers,
+                NativeThread(Persistent(self._sync), "conntrack sync") as sync,
             ):
-                yield thread
+                yield sync, answers
         finally:
             self._sync = self._answers = None
 

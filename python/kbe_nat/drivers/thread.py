@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, Protocol, Self
 
 from kbe_nat._native import Engine, KernelQueue, Loop
@@ -42,6 +44,7 @@ class NativeThread:
         self._cpu = cpu
         self._turns = (0, time.monotonic())
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        """Its name is what `top -H` and `ps -L` show."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -69,6 +72,8 @@ class NativeThread:
 
     def _run(self) -> None:
         try:
+            with suppress(OSError):
+                COMM.write_text(self._thread.name)
             if self._cpu is not None:
                 os.sched_setaffinity(0, {self._cpu})
             self._work.run()
@@ -123,5 +128,7 @@ class LoopThread(NativeThread):
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
+COMM: Final = Path("/proc/thread-self/comm")
+"""The name of this thread, of which the kernel keeps 15 characters."""
 STOP_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 1.0

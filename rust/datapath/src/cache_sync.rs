@@ -10,8 +10,8 @@
 //! - *Ends.* [`crate::ConntrackSync`], which ends flows, and hears of those that have ended, calls
 //!   [`CacheSync::forget`] before conntrack forgets the flow, and [`CacheSync::end`] after. Events
 //!   about changes tell here of TCP that begins to end.
-//! - *Doubts.* Whatever may send packets another way ([`Doubts`]) voids all entries. They come back
-//!   with the next packets that leave.
+//! - *Doubts.* Whatever may send packets another way ([`Doubts`]) voids entries: all, or those that
+//!   it is about ([`CacheDevices`]). They come back with the next packets that leave.
 //! - *The lease.* The cache works for [`LEASE`] after the last beat. If this thread hangs or dies,
 //!   all packets go the kernel's way.
 //!
@@ -21,6 +21,9 @@
 //!   So whatever ends the flow later finds the record; a full resync finds what events have lost.
 //! - Records, the queue of those that wait, and the cache's maps are bounded. What finds no room
 //!   goes the kernel's way.
+//! - What was to leave the cache and could not, because the system refused, is taken out first of
+//!   all as soon as it can be; until then the cache carries nothing.
+//! - One turn of the loop does a bounded part of its work, so that doubts never wait for long.
 //! - The lock of the records may be held while the cache is called, and no other lock is taken
 //!   under it: not the engine's.
 
@@ -31,14 +34,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Cidr, Engine, KernelFlow};
-use kbe_nat_flowcache::{CachedFlow, FlowCache, Proposal, Tuple};
+use kbe_nat_flowcache::{FlowCache, Proposal};
 use kbe_nat_netlink::addresses::Addresses;
 use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Updates, Waker};
-use kbe_nat_netlink::doubts::{Doubt, Doubts, Topic};
+use kbe_nat_netlink::doubts::{Doubts, Topic};
+use kbe_nat_netlink::links::Links;
 
+use crate::cache_devices::CacheDevices;
 use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage, Standing};
+
+mod words;
+
+pub(crate) use words::{add, key_of};
+use words::{carried, flow_of, passage, proposal, tuple};
 
 /// What a cache of flows is kept by. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -46,15 +55,17 @@ pub struct CacheSync {
     waker: Waker,
     cache: Arc<FlowCache>,
     flows: Mutex<CachedFlows>,
-    /// Names of devices that the cache is not attached to.
-    excluded_devices: HashSet<String>,
-    /// Devices that the cache could not be attached to.
-    unattached: Mutex<Vec<(String, String)>>,
+    /// Flows that are over for `flows`, and still to be taken out of the cache.
+    owed: Mutex<Vec<[Passage; 2]>>,
+    devices: CacheDevices,
     is_stopped: AtomicBool,
     /// Only conntrack's whole table says what has been missed.
     wants_resync: AtomicBool,
+    /// The same, because events were lost.
+    has_lost_events: AtomicBool,
     turns: AtomicU64,
     overruns: AtomicU64,
+    delayed: AtomicU64,
     proposed: AtomicU64,
     vanished: AtomicU64,
 }
@@ -66,6 +77,8 @@ pub struct CacheSockets {
     pub updates: Updates,
     /// Of doubts.
     pub doubts: Doubts,
+    /// Of what tc does at devices.
+    pub links: Links,
     /// Of the node's addresses.
     pub addresses: Addresses,
     /// Of requests about flows.
@@ -94,14 +107,16 @@ impl CacheSync {
     ) -> Self {
         Self {
             waker,
+            devices: CacheDevices::new(Arc::clone(&cache), excluded_devices),
             cache,
             flows: Mutex::new(CachedFlows::new(limit, ranges)),
-            excluded_devices,
-            unattached: Mutex::default(),
+            owed: Mutex::default(),
             is_stopped: AtomicBool::default(),
             wants_resync: AtomicBool::default(),
+            has_lost_events: AtomicBool::default(),
             turns: AtomicU64::default(),
             overruns: AtomicU64::default(),
+            delayed: AtomicU64::default(),
             proposed: AtomicU64::default(),
             vanished: AtomicU64::default(),
         }
@@ -115,9 +130,7 @@ impl CacheSync {
     pub fn run(&self, engine: &Mutex<Engine>, sockets: &mut CacheSockets) -> io::Result<()> {
         let outcome = self.follow(engine, sockets);
         // Also where the map cannot be written: programs that stand nowhere send nothing on.
-        for device in self.cache.devices() {
-            self.cache.detach(device);
-        }
+        self.devices.detach();
         outcome.and(self.void())
     }
 
@@ -137,6 +150,17 @@ impl CacheSync {
         self.overruns.load(Ordering::Relaxed)
     }
 
+    /// Overruns of doubts after which devices were not read anew at once, because they were too
+    /// many.
+    pub fn delayed(&self) -> u64 {
+        self.delayed.load(Ordering::Relaxed)
+    }
+
+    /// How often the entries of a device became void, and how many entries with a neighbour.
+    pub fn voids(&self) -> (u64, u64) {
+        self.devices.voids()
+    }
+
     /// Flows that were proposed.
     pub fn proposed(&self) -> u64 {
         self.proposed.load(Ordering::Relaxed)
@@ -153,9 +177,10 @@ impl CacheSync {
         (flows.count(), flows.refused())
     }
 
-    /// Devices that the cache could not be attached to, with the kernel's reason.
-    pub fn unattached(&self) -> Vec<(String, String)> {
-        lock(&self.unattached).clone()
+    /// Devices that the cache does not stand on, but for loopback and ports of others, with the
+    /// reason.
+    pub fn left_out(&self) -> Vec<(String, String)> {
+        self.devices.left_out()
     }
 
     /// The cache.
@@ -180,6 +205,12 @@ impl CacheSync {
     /// Whether conntrack's whole table is to be shown to [`CacheSync::see`]. It is asked once.
     pub fn takes_resync(&self) -> bool {
         self.wants_resync.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether events were lost since the last call: [`CacheSync::see`] is to have conntrack's
+    /// whole table when there is time.
+    pub(crate) fn takes_loss(&self) -> bool {
+        self.has_lost_events.swap(false, Ordering::Relaxed)
     }
 
     /// All packets go the kernel's way, until those that leave bring the entries back.
@@ -279,36 +310,60 @@ impl CacheSync {
 
     fn follow(&self, engine: &Mutex<Engine>, sockets: &mut CacheSockets) -> io::Result<()> {
         let (mut entries, mut doubts) = (Vec::new(), Vec::new());
-        let mut beaten: Option<Instant> = None;
+        let (mut beaten, mut echo) = (None::<Instant>, None::<Instant>);
         // What has happened before is not known.
         self.void()?;
-        self.attach(&sockets.doubts);
+        self.take_out_owed(&mut lock(&self.flows))?;
+        self.devices.attach(&sockets.doubts, &mut sockets.links)?;
         self.read_addresses(&mut sockets.addresses)?;
         self.wants_resync.store(true, Ordering::Relaxed);
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             // Doubts go first: they stop packets on a wrong way.
             sockets.doubts.take(&mut doubts)?;
-            self.act(&doubts, sockets)?;
+            self.delayed.store(sockets.doubts.delayed(), Ordering::Relaxed);
+            let former = self.cache.generation();
+            let gone = self.devices.act(&doubts, &sockets.doubts, &mut sockets.links)?;
+            if self.cache.generation() != former {
+                echo = Some(Instant::now() + ECHO);
+            } else if echo.is_some_and(|when| when <= Instant::now()) {
+                echo = None;
+                self.void()?;
+            }
+            for entry in gone {
+                lock(&self.flows).count_entry(&passage(&entry), carried(&entry), true);
+            }
+            if doubts.iter().any(|doubt| matches!(doubt.topic, Topic::Address | Topic::Reread)) {
+                self.read_addresses(&mut sockets.addresses)?;
+            }
             doubts.clear();
+            self.take_out_owed(&mut lock(&self.flows))?;
             if beaten.is_none_or(|when| when.elapsed() >= BEAT) {
                 self.cache.beat(LEASE)?;
                 beaten = Some(Instant::now());
             }
             if !sockets.updates.take(&mut entries)? {
+                // Flows that have begun are not proposed until conntrack's table is read, and those
+                // that have ended are carried no longer than their ends talk: the programs end a
+                // flow themselves, and other events tell of what conntrack forgets. Nothing goes a
+                // wrong way, so one who opens many flows takes nobody else's out of the cache.
                 self.overruns.fetch_add(1, Ordering::Relaxed);
-                self.void()?;
-                self.wants_resync.store(true, Ordering::Relaxed);
+                self.has_lost_events.store(true, Ordering::Relaxed);
             }
             self.note(entries.iter())?;
             entries.clear();
-            self.propose_due(engine, &mut sockets.requests)?;
             // The wait comes last: a call that arrives during it ends it.
-            let next = lock(&self.flows).next_due();
-            let patience = next.map_or(BEAT, |when| {
-                // A little later, so that one turn proposes many.
-                when.saturating_duration_since(Instant::now()).saturating_add(PAUSE).min(BEAT)
-            });
+            let until_echo = echo.map(|when| when.saturating_duration_since(Instant::now()));
+            let patience = if self.propose_due(engine, &mut sockets.requests)? {
+                Duration::ZERO
+            } else {
+                let next = lock(&self.flows).next_due();
+                next.map_or(BEAT, |when| {
+                    // A little later, so that one turn proposes many.
+                    when.saturating_duration_since(Instant::now()).saturating_add(PAUSE).min(BEAT)
+                })
+            };
+            let patience = until_echo.map_or(patience, |longest| patience.min(longest));
             sockets.updates.wait_beside(&sockets.doubts, patience)?;
         }
         Ok(())
@@ -322,51 +377,6 @@ impl CacheSync {
         self.take_out(&mut flows, &over)
     }
 
-    /// Voids the cache where doubts say so, and follows devices and addresses.
-    fn act(&self, doubts: &[Doubt], sockets: &mut CacheSockets) -> io::Result<()> {
-        let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
-        // A device that the cache does not use says nothing about the cache's packets.
-        let concerns = |doubt: &Doubt| match doubt.topic {
-            Topic::Device | Topic::Neighbour => {
-                doubt.device.is_none_or(|device| attached.contains(&device))
-            }
-            _ => true,
-        };
-        if doubts.iter().any(concerns) {
-            self.void()?;
-        }
-        let has = |topics: [Topic; 2]| doubts.iter().any(|doubt| topics.contains(&doubt.topic));
-        if has([Topic::Device, Topic::Overrun]) {
-            self.attach(&sockets.doubts);
-        }
-        if has([Topic::Address, Topic::Overrun]) {
-            self.read_addresses(&mut sockets.addresses)?;
-        }
-        Ok(())
-    }
-
-    /// Attaches the cache to the devices that are there, and detaches it from others. A device that
-    /// refuses it, such as one that is gone already, is left to the kernel.
-    fn attach(&self, doubts: &Doubts) {
-        let wanted: Vec<_> = doubts
-            .devices()
-            .filter(|device| device.is_ethernet() && !self.excluded_devices.contains(&device.name))
-            .collect();
-        for device in self.cache.devices() {
-            if !wanted.iter().any(|wanted| wanted.index == device) {
-                self.cache.detach(device);
-            }
-        }
-        let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
-        let failures =
-            wanted.iter().filter(|device| !attached.contains(&device.index)).filter_map(|device| {
-                let error = self.cache.attach(device.index).err()?;
-                Some((device.name.clone(), error.to_string()))
-            });
-        let failures = failures.collect();
-        *lock(&self.unattached) = failures;
-    }
-
     fn read_addresses(&self, addresses: &mut Addresses) -> io::Result<()> {
         let local = addresses.all()?.iter().map(|address| address.address).collect();
         let mut flows = lock(&self.flows);
@@ -374,55 +384,78 @@ impl CacheSync {
         self.take_out(&mut flows, &refused)
     }
 
-    /// Proposes the flows whose time has come.
-    fn propose_due(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
-        loop {
-            let due: Vec<(FlowKey, Ends)> = {
-                let mut flows = lock(&self.flows);
-                let keys = flows.take_due(Instant::now());
-                keys.into_iter().filter_map(|key| Some((key, flows.reply(&key)?))).collect()
-            };
-            if due.is_empty() {
-                return Ok(());
-            }
-            let is_ours: Vec<bool> = {
-                let engine = lock(engine);
-                due.iter().map(|(key, reply)| engine.has_offloaded(&flow_of(key, *reply))).collect()
-            };
-            let (ours, others): (Vec<_>, Vec<_>) =
-                due.iter().map(|(key, _)| *key).zip(is_ours).partition(|(_, is_ours)| *is_ours);
-            let questions: Vec<_> =
-                ours.iter().map(|(key, _)| (key.protocol, key.original)).collect();
-            // Windows first: from the first entry on, conntrack misses packets.
-            let is_there = requests.make_liberal(&questions)?;
+    /// Proposes some of the flows whose time has come; returns whether there are more.
+    fn propose_due(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<bool> {
+        let now = Instant::now();
+        let (due, has_more): (Vec<(FlowKey, Ends)>, bool) = {
             let mut flows = lock(&self.flows);
-            for (key, _) in &others {
-                flows.drop_candidate(key);
-            }
-            let mut proposals = Vec::new();
-            for ((key, _), is_there) in ours.iter().zip(is_there) {
-                if is_there {
-                    proposals.extend(flows.propose(key).into_iter().flatten());
-                } else {
-                    flows.drop_candidate(key);
-                    self.vanished.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            self.proposed.fetch_add(proposals.len() as u64 / 2, Ordering::Relaxed);
-            self.cache.propose(&proposals.iter().map(proposal).collect::<Vec<_>>())?;
+            let keys = flows.take_due(now);
+            let due = keys.into_iter().filter_map(|key| Some((key, flows.reply(&key)?))).collect();
+            (due, flows.next_due().is_some_and(|when| when <= now))
+        };
+        let is_ours: Vec<bool> = {
+            let engine = lock(engine);
+            due.iter().map(|(key, reply)| engine.has_offloaded(&flow_of(key, *reply))).collect()
+        };
+        let (ours, others): (Vec<_>, Vec<_>) =
+            due.iter().map(|(key, _)| *key).zip(is_ours).partition(|(_, is_ours)| *is_ours);
+        let questions: Vec<_> = ours.iter().map(|(key, _)| (key.protocol, key.original)).collect();
+        // Windows first: from the first entry on, conntrack misses packets.
+        let is_there = requests.make_liberal(&questions);
+        let mut flows = lock(&self.flows);
+        // Those of others, and all that the kernel did not answer for: a resync brings them back.
+        let unasked = is_there.as_ref().err().map(|_| &ours);
+        for (key, _) in others.iter().chain(unasked.into_iter().flatten()) {
+            flows.drop_candidate(key);
         }
+        let is_there = is_there?;
+        let mut proposals = Vec::new();
+        for ((key, _), is_there) in ours.iter().zip(is_there) {
+            if is_there {
+                proposals.extend(flows.propose(key).into_iter().flatten());
+            } else {
+                flows.drop_candidate(key);
+                self.vanished.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let proposed = self.cache.propose(&proposals.iter().map(proposal).collect::<Vec<_>>());
+        if proposed.is_err() {
+            let passages: Vec<_> = ours.iter().filter_map(|(key, _)| flows.finish(key)).collect();
+            lock(&self.owed).extend(passages);
+        }
+        self.proposed.fetch_add(proposals.len() as u64 / 2, Ordering::Relaxed);
+        proposed.map(|()| has_more)
     }
 
-    /// Takes flows out of the cache, and counts what it has carried of them.
+    /// Takes flows out of the cache that are over for the records. What the system refuses is owed,
+    /// because the records do not name it again.
     fn take_out(
         &self,
         flows: &mut MutexGuard<'_, CachedFlows>,
         passages: &[[Passage; 2]],
     ) -> io::Result<()> {
-        for chunk in passages.chunks(BATCH) {
-            let removed: Vec<Proposal> = chunk.iter().flatten().map(proposal).collect();
-            for entry in self.cache.remove(&removed)? {
-                flows.count_entry(&passage(&entry), carried(&entry), true);
+        lock(&self.owed).extend(passages);
+        self.take_out_owed(flows)
+    }
+
+    fn take_out_owed(&self, flows: &mut MutexGuard<'_, CachedFlows>) -> io::Result<()> {
+        let mut owed = lock(&self.owed);
+        while !owed.is_empty() {
+            let batch = owed.len().saturating_sub(BATCH)..;
+            let removed: Vec<Proposal> =
+                owed[batch.clone()].iter().flatten().map(proposal).collect();
+            match self.cache.remove(&removed) {
+                Ok(entries) => {
+                    for entry in entries {
+                        flows.count_entry(&passage(&entry), carried(&entry), true);
+                    }
+                    owed.drain(batch);
+                }
+                Err(error) => {
+                    // Its next turn takes them out, or fails, and then the programs are gone.
+                    self.waker.wake();
+                    return Err(error);
+                }
             }
         }
         Ok(())
@@ -433,60 +466,17 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Adds what the cache has carried to the counters of a flow that has some.
-pub(crate) fn add(flow: &mut KernelFlow, carried: [Carried; 2]) {
-    for ((packets, bytes), more) in flow.counters.iter_mut().flatten().zip(carried) {
-        *packets += more.packets;
-        *bytes += more.bytes;
-    }
-}
-
-/// The key of a flow of the kernel.
-pub(crate) fn key_of(flow: &KernelFlow) -> FlowKey {
-    let (src, dst) = flow.original;
-    FlowKey { protocol: flow.protocol.0, original: Ends { src, dst } }
-}
-
-fn flow_of(key: &FlowKey, reply: Ends) -> KernelFlow {
-    KernelFlow {
-        protocol: Protocol(key.protocol),
-        original: (key.original.src, key.original.dst),
-        reply: (reply.src, reply.dst),
-        is_replied: true,
-        is_assured: true,
-        state: None,
-        timeout: None,
-        counters: None,
-    }
-}
-
-fn tuple(protocol: u8, ends: Ends) -> Tuple {
-    Tuple { protocol, source: ends.src, destination: ends.dst }
-}
-
-fn proposal(passage: &Passage) -> Proposal {
-    let Passage { protocol, arriving, leaving } = *passage;
-    Proposal { arriving: tuple(protocol, arriving), leaving: tuple(protocol, leaving) }
-}
-
-fn passage(entry: &CachedFlow) -> Passage {
-    let ends = |tuple: &Tuple| Ends { src: tuple.source, dst: tuple.destination };
-    Passage {
-        protocol: entry.arriving.protocol,
-        arriving: ends(&entry.arriving),
-        leaving: ends(&entry.leaving),
-    }
-}
-
-fn carried(entry: &CachedFlow) -> Carried {
-    Carried { packets: entry.packets, bytes: entry.bytes }
-}
-
 /// Time between two beats.
 const BEAT: Duration = Duration::from_secs(1);
+/// After all entries became void, they do so once more: a packet that had passed the rules before
+/// they changed may have left since, and made an entry. Mostly it leaves within microseconds.
+const ECHO: Duration = Duration::from_millis(50);
 /// How long the cache works after a beat.
 const LEASE: Duration = Duration::from_secs(5);
 /// Added to the wait for a flow that is due.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Flows that are taken out by one call.
 const BATCH: usize = 64;
+
+#[cfg(test)]
+mod tests;

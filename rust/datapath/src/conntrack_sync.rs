@@ -8,7 +8,8 @@
 //!   (`nf_conntrack_events=2`).
 //! - A resync dumps the kernel's flows. It is complete, but costs a pass of the kernel over its
 //!   table. A full resync runs at the start, every [`INTERVAL`], on request, and after an overrun
-//!   of events. A resync of some frontends runs when a backend of theirs is removed.
+//!   of events; overruns that follow each other share resyncs ([`Pace`]). A resync of some
+//!   frontends runs when a backend of theirs is removed.
 //!
 //! Invariants:
 //!
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
-use kbe_nat_netlink::{Family, monotonic};
+use kbe_nat_netlink::{Family, Pace, monotonic};
 
 use crate::cache_sync::{self, CacheSync, lock};
 use crate::cached_flows::FlowKey;
@@ -54,6 +55,8 @@ pub struct ConntrackSync {
     ended_flows: EndedFlows,
     changes: AtomicU64,
     overruns: AtomicU64,
+    resyncs: AtomicU64,
+    delayed_resyncs: AtomicU64,
     ended: AtomicU64,
     forgotten: AtomicU64,
     turns: AtomicU64,
@@ -75,6 +78,8 @@ impl ConntrackSync {
             ended_flows: EndedFlows::default(),
             changes: AtomicU64::default(),
             overruns: AtomicU64::default(),
+            resyncs: AtomicU64::default(),
+            delayed_resyncs: AtomicU64::default(),
             ended: AtomicU64::default(),
             forgotten: AtomicU64::default(),
             turns: AtomicU64::default(),
@@ -93,7 +98,7 @@ impl ConntrackSync {
         requests: &mut Requests,
     ) -> io::Result<()> {
         let mut changes = Vec::new();
-        let mut newest_full: Option<Instant> = None;
+        let (mut newest_full, mut pace) = (None::<Instant>, Pace::new());
         let mut frontends = PacedSelections::new(Instant::now());
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -109,20 +114,30 @@ impl ConntrackSync {
                 frontends.rest(Instant::now(), started.elapsed());
             }
             let is_wanted = self.cache.as_ref().is_some_and(|cache| cache.takes_resync());
-            let is_due = is_wanted || newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
+            if self.cache.as_ref().is_some_and(|cache| cache.takes_loss()) {
+                self.note_loss(&mut pace);
+            }
+            let started = Instant::now();
+            let is_due = is_wanted
+                || pace.is_due(started)
+                || newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
             if is_due || requested != self.completed_request() {
                 self.resync_all(engine, requests)?;
-                newest_full = Some(Instant::now());
+                let ended = Instant::now();
+                self.resyncs.fetch_add(1, Ordering::Relaxed);
+                pace.read(started, ended);
+                newest_full = Some(ended);
                 *lock(&self.completed) = requested;
                 self.completion.notify_all();
             }
             // The wait comes last: a request that arrives during it wakes the loop, and is served
             // at once.
-            let patience = frontends.patience(Instant::now());
+            let now = Instant::now();
+            let patience = frontends.patience(now).min(pace.patience(now).unwrap_or(PATIENCE));
             if !events.receive(patience, &mut changes)? {
                 self.overruns.fetch_add(1, Ordering::Relaxed);
                 // Only a full resync finds what the lost events said.
-                newest_full = None;
+                self.note_loss(&mut pace);
                 // The kernel may have ended flows that the cache still carries.
                 self.cache.as_ref().map_or(Ok(()), |cache| cache.void())?;
             }
@@ -138,6 +153,13 @@ impl ConntrackSync {
             self.end_orphans(engine, requests)?;
         }
         Ok(())
+    }
+
+    /// A flood of events is lost time and again: a resync for each would leave time for nothing
+    /// else.
+    fn note_loss(&self, pace: &mut Pace) {
+        let has_to_rest = pace.lose(Instant::now());
+        self.delayed_resyncs.fetch_add(u64::from(has_to_rest), Ordering::Relaxed);
     }
 
     /// Ends [`ConntrackSync::run`] soon.
@@ -220,6 +242,16 @@ impl ConntrackSync {
     /// How often the kernel dropped events because we were too slow.
     pub fn overruns(&self) -> u64 {
         self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// Full resyncs so far.
+    pub fn resyncs(&self) -> u64 {
+        self.resyncs.load(Ordering::Relaxed)
+    }
+
+    /// Losses of events whose resync did not come at once, because there were so many.
+    pub fn delayed_resyncs(&self) -> u64 {
+        self.delayed_resyncs.load(Ordering::Relaxed)
     }
 
     /// Flows that we have ended in the kernel.

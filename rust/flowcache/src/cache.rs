@@ -262,6 +262,31 @@ impl FlowCache {
         Ok(removed)
     }
 
+    /// Takes out the entries whose packets go to this link address by this device, and returns what
+    /// these had counted. Each comes back with the next packet of its flow that leaves. Cost: 0.3
+    /// us for each entry of the cache.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn void_neighbour(&self, device: u32, link: [u8; 6]) -> io::Result<Vec<CachedFlow>> {
+        let moment = self.moment();
+        let mut removed = Vec::new();
+        for family in Family::ALL {
+            let maps = self.maps(family);
+            let mut keys = Vec::new();
+            maps.flows.for_each(|key, value| {
+                if layout::goes_to(value, device, link) {
+                    keys.push(key.to_vec());
+                }
+            })?;
+            for key in keys {
+                let value = maps.flows.take(&key)?;
+                removed.extend(value.map(|value| layout::flow(&key, &value, family, &moment)));
+            }
+        }
+        Ok(removed)
+    }
+
     /// All entries, current or not. Those that come or go meanwhile may be missing. Cost: 0.3 us
     /// each.
     ///

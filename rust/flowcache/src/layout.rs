@@ -10,6 +10,8 @@ use crate::periods;
 const ENDS: usize = 8;
 /// `struct flow` without its last field.
 const FLOW: usize = 72;
+/// Where `struct flow` has the link header's addresses, of which the receiver's comes first.
+const LINK: usize = 52;
 /// `struct control`.
 pub(crate) const CONTROL: usize = 48;
 /// Devices whose entries are made void apart from others': those that are as many numbers from each
@@ -94,6 +96,11 @@ pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: &Moment) ->
             && moment.now < u64_at(value, 24)
             && moment.voids.generation([u32_at(value, 36), u32_at(value, 40)]) == u32_at(value, 32),
     }
+}
+
+/// Whether packets of a `struct flow` go to this link address by this device.
+pub(crate) fn goes_to(value: &[u8], device: u32, link: [u8; 6]) -> bool {
+    u32_at(value, 36) == device && value.get(LINK..).is_some_and(|rest| rest.starts_with(&link))
 }
 
 /// A `struct control`.

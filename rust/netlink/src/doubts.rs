@@ -1,11 +1,15 @@
 //! Hears of changes that may make packets of established flows go another way, or nowhere: other
-//! rules of nf_tables, devices, addresses, routes, routing rules, neighbours.
+//! rules of nf_tables, devices, their tc filters, addresses, routes, next hops, routing rules,
+//! neighbours.
 //!
 //! Theory of operation. The kernel tells listeners of each change, and of much that is none: a
 //! neighbour that answers again, a device whose statistics are due. So the newest state of devices
-//! and neighbours is kept, and a message that repeats it is no doubt. What is new here is one.
-//! Everything else is a doubt whatever it says, because a doubt costs little and a wrong way costs
-//! packets.
+//! and neighbours is kept, and a message that repeats it is no doubt. What is new here is one, but
+//! for a neighbour that nobody could send to until now. Everything else is a doubt whatever it
+//! says, because a doubt costs little and a wrong way costs packets.
+//!
+//! When the kernel drops messages, that is a doubt at once, and devices and neighbours are read
+//! anew: at once after quiet, and under a flood as seldom as [`Pace`] says.
 //!
 //! Rules of iptables-legacy change without a message. Listening needs no privilege, but for
 //! nf_tables CAP_NET_ADMIN.
@@ -13,11 +17,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use crate::addresses::address;
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, find, open};
 use crate::exchange::Exchange;
 use crate::inbox::{Arrival, Inbox};
+use crate::pace::Pace;
 use crate::socket::Socket;
 
 /// What a [`Doubt`] is about.
@@ -25,17 +31,21 @@ use crate::socket::Socket;
 pub enum Topic {
     /// The kernel dropped messages: it may be about anything.
     Overrun,
+    /// After an overrun, devices and neighbours were read anew.
+    Reread,
     /// A transaction of nf_tables, whoever's rules it changed.
     Rules,
     /// A device came, changed or went.
     Device,
+    /// What tc does with packets of a device.
+    Filter,
     /// An address of the node's own.
     Address,
-    /// A route.
+    /// A route, or a next hop that routes share.
     Route,
     /// A routing rule (`ip rule`).
     RoutingRule,
-    /// A neighbour has another link address, or none.
+    /// A neighbour has no longer the link address that packets were sent to.
     Neighbour,
 }
 
@@ -46,7 +56,12 @@ pub struct Doubt {
     pub topic: Topic,
     /// The device (its index) that it is about; `None`: it may be about any.
     pub device: Option<u32>,
+    /// Of a neighbour: where packets for it were sent until now; `None`: that is not known.
+    pub link: Option<LinkAddress>,
 }
+
+/// An Ethernet address.
+pub type LinkAddress = [u8; 6];
 
 /// A network device.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,8 +89,18 @@ pub struct Doubts {
     routing: Socket,
     inbox: Inbox,
     requests: Exchange,
+    known: Known,
+    pace: Pace,
+    delayed: u64,
+}
+
+/// The newest state, as far as messages have told of it.
+#[derive(Default, Debug)]
+struct Known {
     devices: HashMap<u32, Device>,
     neighbours: HashMap<(u32, IpAddr), Vec<u8>>,
+    /// Some neighbours were forgotten for want of room, so one that is not known may be an old one.
+    lacks_neighbours: bool,
 }
 
 impl Doubts {
@@ -98,8 +123,9 @@ impl Doubts {
             routing: listen(libc::NETLINK_ROUTE, &ROUTING)?,
             inbox: Inbox::new(),
             requests: Exchange::open(libc::NETLINK_ROUTE)?,
-            devices: HashMap::new(),
-            neighbours: HashMap::new(),
+            known: Known::default(),
+            pace: Pace::new(),
+            delayed: 0,
         };
         doubts.read_all()?;
         Ok(doubts)
@@ -114,11 +140,12 @@ impl Doubts {
         for _ in 0..TAKES {
             match self.inbox.take(&self.rules)? {
                 Arrival::Nothing => break,
-                Arrival::Overrun => self.note_overrun(doubts)?,
+                // A transaction with many elements: nothing else is told of here.
+                Arrival::Overrun => note(doubts, Doubt::about(Topic::Rules)),
                 Arrival::Messages => {
                     let is_new = self.inbox.messages().any(|(kind, _)| kind == NEW_GENERATION);
                     if is_new {
-                        note(doubts, Doubt { topic: Topic::Rules, device: None });
+                        note(doubts, Doubt::about(Topic::Rules));
                     }
                 }
             }
@@ -126,23 +153,37 @@ impl Doubts {
         for _ in 0..TAKES {
             match self.inbox.take(&self.routing)? {
                 Arrival::Nothing => break,
-                Arrival::Overrun => self.note_overrun(doubts)?,
+                Arrival::Overrun => {
+                    // What was known may be wrong, and only the kernel knows what has changed.
+                    self.delayed += u64::from(self.pace.lose(Instant::now()));
+                    note(doubts, Doubt::about(Topic::Overrun));
+                }
                 Arrival::Messages => {
-                    let (devices, neighbours) = (&mut self.devices, &mut self.neighbours);
                     for (kind, message) in self.inbox.messages() {
-                        if let Some(doubt) = read(kind, message, devices, neighbours) {
+                        if let Some(doubt) = self.known.read(kind, message) {
                             note(doubts, doubt);
                         }
                     }
                 }
             }
         }
+        let started = Instant::now();
+        if self.pace.is_due(started) {
+            self.read_all()?;
+            self.pace.read(started, Instant::now());
+            note(doubts, Doubt::about(Topic::Reread));
+        }
         Ok(())
+    }
+
+    /// Overruns after which devices and neighbours were not read anew at once.
+    pub fn delayed(&self) -> u64 {
+        self.delayed
     }
 
     /// The devices, as far as messages have told of them.
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.devices.values()
+        self.known.devices.values()
     }
 
     /// The sockets at which messages wait.
@@ -150,24 +191,16 @@ impl Doubts {
         [&self.rules, &self.routing]
     }
 
-    /// What was known may be wrong, and only the kernel knows what has changed.
-    fn note_overrun(&mut self, doubts: &mut Vec<Doubt>) -> io::Result<()> {
-        note(doubts, Doubt { topic: Topic::Overrun, device: None });
-        self.read_all()
-    }
-
     /// Reads devices and neighbours as they are.
     fn read_all(&mut self) -> io::Result<()> {
-        let (devices, neighbours) = (&mut self.devices, &mut self.neighbours);
-        devices.clear();
-        neighbours.clear();
+        self.known = Known::default();
         for kind in [libc::RTM_GETLINK, libc::RTM_GETNEIGH] {
             let mut request = Vec::new();
             let head = Head { kind: kind as u8, flags: FLAG_DUMP, ..Head::default() };
             let start = open(&mut request, head);
             close(&mut request, start, 0);
             self.requests.ask(&request, |kind, message| {
-                let _ = read(kind, message, devices, neighbours);
+                let _ = self.known.read(kind, message);
             })?;
         }
         Ok(())
@@ -201,13 +234,16 @@ impl Device {
         })
     }
 
-    /// Whether its packets have Ethernet headers that a program may write, and no other device
-    /// decides about them: it is neither loopback nor a port.
+    /// Whether no other device decides about its packets: it is neither loopback nor a port.
+    #[must_use]
+    pub fn is_on_its_own(&self) -> bool {
+        self.flags & libc::IFF_LOOPBACK as u32 == 0 && self.controller.is_none()
+    }
+
+    /// Whether its packets have Ethernet headers.
     #[must_use]
     pub fn is_ethernet(&self) -> bool {
         self.hardware == libc::ARPHRD_ETHER
-            && self.flags & libc::IFF_LOOPBACK as u32 == 0
-            && self.controller.is_none()
     }
 }
 
@@ -217,48 +253,81 @@ fn note(doubts: &mut Vec<Doubt>, doubt: Doubt) {
     }
 }
 
-/// The doubt of a message of the routing part of the kernel, if it says something new.
-fn read(
-    kind: u16,
-    message: &[u8],
-    devices: &mut HashMap<u32, Device>,
-    neighbours: &mut HashMap<(u32, IpAddr), Vec<u8>>,
-) -> Option<Doubt> {
-    let doubt = |topic, device| Some(Doubt { topic, device });
-    match kind {
-        libc::RTM_NEWLINK => {
-            let device = Device::parse(message)?;
-            let index = device.index;
-            let is_same = devices.get(&index) == Some(&device);
-            devices.insert(index, device);
-            if is_same { None } else { doubt(Topic::Device, Some(index)) }
-        }
-        libc::RTM_DELLINK => {
-            let index = Device::parse(message)?.index;
-            devices.remove(&index);
-            doubt(Topic::Device, Some(index))
-        }
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => doubt(Topic::Address, None),
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => doubt(Topic::Route, None),
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => doubt(Topic::RoutingRule, None),
-        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-            let neighbour = Neighbour::parse(message)?;
-            let (device, key) = (neighbour.device, (neighbour.device, neighbour.address));
-            let link = neighbour.link.filter(|_| kind == libc::RTM_NEWNEIGH);
-            // Nobody sends to a neighbour that is not known and does not answer.
-            if neighbours.get(&key) == link.as_ref() {
-                return None;
-            }
-            neighbours.remove(&key);
-            // A network that makes up neighbours has us forget the others, not grow.
-            if neighbours.len() >= NEIGHBOURS {
-                neighbours.clear();
-            }
-            neighbours.extend(link.map(|link| (key, link)));
-            doubt(Topic::Neighbour, Some(device))
-        }
-        _ => None,
+impl Doubt {
+    /// About any device.
+    #[must_use]
+    pub const fn about(topic: Topic) -> Self {
+        Self { topic, device: None, link: None }
     }
+
+    const fn of_device(topic: Topic, device: u32) -> Self {
+        Self { topic, device: Some(device), link: None }
+    }
+}
+
+impl Known {
+    /// The doubt of a message of the routing part of the kernel, if it says something new.
+    fn read(&mut self, kind: u16, message: &[u8]) -> Option<Doubt> {
+        match kind {
+            libc::RTM_NEWLINK => {
+                let device = Device::parse(message)?;
+                let index = device.index;
+                let is_same = self.devices.get(&index) == Some(&device);
+                self.devices.insert(index, device);
+                (!is_same).then_some(Doubt::of_device(Topic::Device, index))
+            }
+            libc::RTM_DELLINK => {
+                let index = Device::parse(message)?.index;
+                self.devices.remove(&index);
+                Some(Doubt::of_device(Topic::Device, index))
+            }
+            // `struct ifaddrmsg` and `struct tcmsg` have the device in one place.
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(about_device(Topic::Address, message)),
+            libc::RTM_NEWQDISC
+            | libc::RTM_DELQDISC
+            | libc::RTM_NEWTFILTER
+            | libc::RTM_DELTFILTER => Some(about_device(Topic::Filter, message)),
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP..=RTM_DELNEXTHOP => {
+                Some(Doubt::about(Topic::Route))
+            }
+            RTM_NEWNEXTHOPBUCKET..=RTM_DELNEXTHOPBUCKET => Some(Doubt::about(Topic::Route)),
+            libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Doubt::about(Topic::RoutingRule)),
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.read_neighbour(kind, message),
+            _ => None,
+        }
+    }
+
+    fn read_neighbour(&mut self, kind: u16, message: &[u8]) -> Option<Doubt> {
+        let neighbour = Neighbour::parse(message)?;
+        let (device, key) = (neighbour.device, (neighbour.device, neighbour.address));
+        let link = neighbour.link.filter(|_| kind == libc::RTM_NEWNEIGH);
+        // Nobody sends to a neighbour that is not known and does not answer.
+        if self.neighbours.get(&key) == link.as_ref() {
+            return None;
+        }
+        let former = self.neighbours.remove(&key);
+        // A network that makes up neighbours has us forget the others, not grow.
+        if self.neighbours.len() >= NEIGHBOURS {
+            self.neighbours.clear();
+            self.lacks_neighbours = true;
+        }
+        self.neighbours.extend(link.map(|link| (key, link)));
+        match former {
+            // Nobody could send to it until now.
+            None if !self.lacks_neighbours => None,
+            former => {
+                let link = former.and_then(|link| LinkAddress::try_from(link).ok());
+                Some(Doubt { topic: Topic::Neighbour, device: Some(device), link })
+            }
+        }
+    }
+}
+
+/// About the device that a message has behind four other bytes.
+fn about_device(topic: Topic, message: &[u8]) -> Doubt {
+    let index = message.get(NETLINK_HEADER + 4..).and_then(<[u8]>::first_chunk);
+    let index = index.map(|&bytes| u32::from_ne_bytes(bytes));
+    Doubt { topic, device: index.filter(|&index| index != SHARED_BLOCK), link: None }
 }
 
 /// A neighbour: whom packets for an address go to on a device.
@@ -287,8 +356,9 @@ impl Neighbour {
     }
 }
 
-const ROUTING: [u32; 8] = [
+const ROUTING: [u32; 10] = [
     libc::RTNLGRP_LINK,
+    libc::RTNLGRP_TC,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
@@ -296,7 +366,15 @@ const ROUTING: [u32; 8] = [
     libc::RTNLGRP_IPV6_ROUTE,
     libc::RTNLGRP_IPV4_RULE,
     libc::RTNLGRP_IPV6_RULE,
+    libc::RTNLGRP_NEXTHOP,
 ];
+/// `linux/rtnetlink.h`, which libc has in part.
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+const RTM_NEWNEXTHOPBUCKET: u16 = 116;
+const RTM_DELNEXTHOPBUCKET: u16 = 117;
+/// In a device's place: filters that several devices share (`TCM_IFINDEX_MAGIC_BLOCK`).
+const SHARED_BLOCK: u32 = u32::MAX;
 /// Subsystem and kind (`linux/netfilter/nf_tables.h`).
 const NEW_GENERATION: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | libc::NFT_MSG_NEWGEN as u16;
 /// Bytes of messages that wait at a socket. A transaction of nf_tables has a message for each of
@@ -312,105 +390,4 @@ const DEVICE: usize = 16;
 const NEIGHBOUR: usize = 12;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attribute::put;
-    use proptest::prelude::*;
-
-    fn device(index: u32, mtu: u32, more: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut bytes = vec![0; NETLINK_HEADER];
-        bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&libc::ARPHRD_ETHER.to_ne_bytes());
-        bytes.extend_from_slice(&index.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        put(&mut bytes, libc::IFLA_IFNAME, b"veth7\0");
-        put(&mut bytes, libc::IFLA_MTU, &mtu.to_ne_bytes());
-        for (kind, value) in more {
-            put(&mut bytes, *kind, value);
-        }
-        bytes
-    }
-
-    fn neighbour(state: u16, link: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; NETLINK_HEADER];
-        bytes.extend_from_slice(&[libc::AF_INET as u8, 0, 0, 0]);
-        bytes.extend_from_slice(&7u32.to_ne_bytes());
-        bytes.extend_from_slice(&state.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 2]);
-        put(&mut bytes, libc::NDA_DST, &[192, 0, 2, 1]);
-        put(&mut bytes, libc::NDA_LLADDR, link);
-        bytes
-    }
-
-    #[derive(Default)]
-    struct Listener {
-        devices: HashMap<u32, Device>,
-        neighbours: HashMap<(u32, IpAddr), Vec<u8>>,
-    }
-
-    impl Listener {
-        fn hears(&mut self, kind: u16, message: &[u8]) -> Option<(Topic, Option<u32>)> {
-            read(kind, message, &mut self.devices, &mut self.neighbours)
-                .map(|doubt| (doubt.topic, doubt.device))
-        }
-    }
-
-    #[test]
-    fn a_device_is_a_doubt_when_it_differs() {
-        let mut listener = Listener::default();
-        let changed = Some((Topic::Device, Some(7)));
-        assert_eq!(listener.hears(libc::RTM_NEWLINK, &device(7, 1500, &[])), changed, "new");
-        assert_eq!(listener.hears(libc::RTM_NEWLINK, &device(7, 1500, &[])), None, "again");
-        assert_eq!(listener.hears(libc::RTM_NEWLINK, &device(7, 1400, &[])), changed);
-        let port = device(7, 1400, &[(libc::IFLA_MASTER, &9u32.to_ne_bytes())]);
-        assert_eq!(listener.hears(libc::RTM_NEWLINK, &port), changed);
-        let kept = &listener.devices[&7];
-        assert_eq!((kept.name.as_str(), kept.mtu, kept.controller), ("veth7", 1400, Some(9)));
-        assert!(!kept.is_ethernet(), "the bridge decides about a port's packets");
-        assert_eq!(listener.hears(libc::RTM_DELLINK, &device(7, 1400, &[])), changed, "gone");
-        assert!(listener.devices.is_empty());
-    }
-
-    #[test]
-    fn a_neighbour_is_a_doubt_when_packets_for_it_go_elsewhere() {
-        let mut listener = Listener::default();
-        let changed = Some((Topic::Neighbour, Some(7)));
-        let (one, two) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
-        let mut hears = |kind, state, link: &[u8]| listener.hears(kind, &neighbour(state, link));
-        let new = libc::RTM_NEWNEIGH;
-        assert_eq!(hears(new, libc::NUD_REACHABLE, &one), changed, "for the first time");
-        for state in [libc::NUD_STALE, libc::NUD_DELAY, libc::NUD_PROBE, libc::NUD_REACHABLE] {
-            assert_eq!(hears(new, state, &one), None);
-        }
-        assert_eq!(hears(new, libc::NUD_STALE, &two), changed, "another link address");
-        assert_eq!(hears(new, libc::NUD_FAILED, &two), changed, "nobody answers");
-        assert_eq!(hears(new, libc::NUD_FAILED, &two), None, "still not");
-        assert_eq!(hears(new, libc::NUD_REACHABLE, &two), changed, "again");
-        assert_eq!(hears(libc::RTM_DELNEIGH, libc::NUD_STALE, &two), changed, "forgotten");
-    }
-
-    #[test]
-    fn routes_rules_and_addresses_are_doubts() {
-        let mut listener = Listener::default();
-        for (kinds, topic) in [
-            ([libc::RTM_NEWROUTE, libc::RTM_DELROUTE], Topic::Route),
-            ([libc::RTM_NEWRULE, libc::RTM_DELRULE], Topic::RoutingRule),
-            ([libc::RTM_NEWADDR, libc::RTM_DELADDR], Topic::Address),
-        ] {
-            for kind in kinds {
-                assert_eq!(listener.hears(kind, &[0; NETLINK_HEADER]), Some((topic, None)));
-            }
-        }
-        assert_eq!(listener.hears(libc::RTM_NEWTFILTER, &[0; NETLINK_HEADER]), None);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read(
-            kind in 16u16..40,
-            bytes in prop::collection::vec(any::<u8>(), 0..200),
-        ) {
-            let _ = Listener::default().hears(kind, &bytes);
-        }
-    }
-}
+mod tests;

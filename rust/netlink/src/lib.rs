@@ -16,12 +16,14 @@ mod inbox;
 pub mod links;
 mod message;
 pub mod nft;
+mod pace;
 mod queue;
 mod socket;
 mod verdict;
 
 pub use family::Family;
 pub use message::{Details, Message};
+pub use pace::Pace;
 pub use queue::{BATCH, Options, Queue, QueueError};
 pub use socket::monotonic;
 pub use verdict::{NfVerdict, VerdictMessage};

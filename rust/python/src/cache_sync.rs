@@ -12,6 +12,7 @@ use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_netlink::addresses::Addresses;
 use kbe_nat_netlink::conntrack::{Ends, Requests, Updates};
 use kbe_nat_netlink::doubts::Doubts;
+use kbe_nat_netlink::links::Links;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -68,7 +69,8 @@ impl CacheSync {
                 excluded_devices.into_iter().collect(),
             );
             let (doubts, addresses) = (Doubts::open()?, Addresses::open()?);
-            let sockets = CacheSockets { updates, doubts, addresses, requests: Requests::open()? };
+            let (links, requests) = (Links::open()?, Requests::open()?);
+            let sockets = CacheSockets { updates, doubts, links, addresses, requests };
             Ok(Self { engine, sockets: Mutex::new(sockets), sync: Arc::new(sync) })
         })
         .map_err(|error: io::Error| errors::conntrack(&error))
@@ -122,10 +124,11 @@ impl CacheSync {
         Ok((word(state.standing), there, back))
     }
 
-    /// Devices that the cache could not be put on, each with the kernel's reason.
+    /// Devices that the cache does not stand on, but for loopback and ports of others, each with
+    /// the reason.
     #[getter]
-    fn unattached(&self) -> Vec<(String, String)> {
-        self.sync.unattached()
+    fn left_out(&self) -> Vec<(String, String)> {
+        self.sync.left_out()
     }
 
     /// What was counted so far, by name. Raises `ConntrackError`.
@@ -133,6 +136,7 @@ impl CacheSync {
         let cache = self.sync.cache();
         let counters = py.detach(|| cache.counters()).map_err(|error| errors::conntrack(&error))?;
         let (flows, refused) = self.sync.counts();
+        let (device_voids, neighbour_voids) = self.sync.voids();
         let rows = PyDict::new(py);
         for (name, number) in counters.rows() {
             rows.set_item(name.replace('_', "-"), number)?;
@@ -143,7 +147,11 @@ impl CacheSync {
             ("vanished", self.sync.vanished()),
             ("no-room", refused),
             ("generations", cache.generation().into()),
+            ("device-voids", device_voids),
+            ("neighbour-voids", neighbour_voids),
+            ("devices-left-out", self.sync.left_out().len() as u64),
             ("events-lost", self.sync.overruns()),
+            ("rereads-delayed", self.sync.delayed()),
             ("devices", cache.devices().len() as u64),
         ] {
             rows.set_item(name, number)?;

@@ -145,10 +145,23 @@ impl ConntrackSync {
         self.sync.changes()
     }
 
-    /// How often the kernel dropped events because we were too slow; a full resync followed.
+    /// How often the kernel dropped events because we were too slow; a full resync followed, one
+    /// for several where there were many.
     #[getter]
     fn overruns(&self) -> u64 {
         self.sync.overruns()
+    }
+
+    /// Full resyncs so far.
+    #[getter]
+    fn resyncs(&self) -> u64 {
+        self.sync.resyncs()
+    }
+
+    /// Losses of events whose resync had to wait, because losses were too many.
+    #[getter]
+    fn delayed_resyncs(&self) -> u64 {
+        self.sync.delayed_resyncs()
     }
 
     /// Flows that were ended in the kernel because they did not go where their frontends led, or

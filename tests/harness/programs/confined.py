@@ -13,9 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kbe_nat.daemon.privileges import keep_net_admin
+from kbe_nat.daemon import privileges
 
-NET_RAW = 13
 PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 24, 38, 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITIES = 41
@@ -53,9 +52,13 @@ def main() -> None:
         os.setgroups([])
         os.setgid(int(user))
         os.setuid(int(user))
-        keep_net_admin(lends_net_raw=NET_RAW in allowed)
-        if NET_RAW in allowed:
-            libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, NET_RAW, 0, 0)
+        words = [sum(1 << n % 32 for n in allowed if n // 32 == place) for place in (0, 1)]
+        header = privileges._Header(privileges.VERSION_3, 0)
+        data = (privileges._Data * 2)(*(privileges._Data(word, word, word) for word in words))
+        if libc.capset(ctypes.byref(header), data) != 0:
+            raise OSError("capset")
+        for capability in allowed:
+            libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
     os.execve(f"/usr/bin/{command[0]}", command, {"PATH": "/usr/sbin:/usr/bin"})
 
 

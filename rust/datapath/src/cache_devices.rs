@@ -1,0 +1,202 @@
+//! The devices that the cache of established flows stands on, and what changes of devices and of
+//! their neighbours void of it.
+//!
+//! Theory of operation. Rules, routes and routing rules may lead any flow elsewhere, so a change of
+//! them voids all entries. What changes at one device voids the entries whose packets come or leave
+//! by it, and a neighbour with another link address those that are sent to the former one. So a pod
+//! that changes its own link address time and again takes nobody's flows out of the cache but its
+//! own.
+//!
+//! The cache looks at packets ahead of filters of tc (ingress, clsact), which would not see what it
+//! carries. So it stands on no device with such filters.
+//!
+//! Does not say which flows are cached: that is `cache_sync`.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kbe_nat_flowcache as flowcache;
+use kbe_nat_flowcache::{CachedFlow, FlowCache};
+use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
+use kbe_nat_netlink::links::{Link, Links};
+
+use crate::cache_sync::lock;
+
+/// Puts the cache on devices as they come, takes it off, and voids what has to do with them.
+#[derive(Debug)]
+pub(crate) struct CacheDevices {
+    cache: Arc<FlowCache>,
+    /// Names of devices that the cache is not to stand on.
+    excluded: HashSet<String>,
+    /// Devices that the cache does not stand on, with the reason.
+    left_out: Mutex<Vec<(String, String)>>,
+    device_voids: AtomicU64,
+    neighbour_voids: AtomicU64,
+    /// Until then no search for the entries of a neighbour, since the last one took so long.
+    rest: Mutex<Option<Instant>>,
+}
+
+impl CacheDevices {
+    /// The cache stands nowhere yet.
+    pub(crate) fn new(cache: Arc<FlowCache>, excluded: HashSet<String>) -> Self {
+        Self {
+            cache,
+            excluded,
+            left_out: Mutex::default(),
+            device_voids: AtomicU64::default(),
+            neighbour_voids: AtomicU64::default(),
+            rest: Mutex::default(),
+        }
+    }
+
+    /// Devices that the cache does not stand on, but for loopback and ports of others, with the
+    /// reason.
+    pub(crate) fn left_out(&self) -> Vec<(String, String)> {
+        lock(&self.left_out).clone()
+    }
+
+    /// How often the entries of a device became void, and how many entries with their neighbour.
+    pub(crate) fn voids(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.device_voids), count(&self.neighbour_voids))
+    }
+
+    /// Voids what doubts are about, and follows the devices. Returns what entries had counted that
+    /// are gone.
+    pub(crate) fn act(
+        &self,
+        doubts: &[Doubt],
+        known: &Doubts,
+        links: &mut Links,
+    ) -> io::Result<Vec<CachedFlow>> {
+        let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
+        let (mut devices, mut neighbours) = (BTreeSet::new(), BTreeSet::new());
+        let mut is_about_all = false;
+        for doubt in doubts {
+            match (doubt.topic, doubt.device) {
+                // Packets that the cache has sent leave by devices that it stands on.
+                (Topic::Neighbour | Topic::Device | Topic::Address, Some(device))
+                    if !attached.contains(&device) => {}
+                (Topic::Neighbour, Some(device)) => match doubt.link {
+                    Some(link) => _ = neighbours.insert((device, link)),
+                    None => _ = devices.insert(device),
+                },
+                (Topic::Device | Topic::Address, Some(device)) => _ = devices.insert(device),
+                // Below: what counts is whether there are some.
+                (Topic::Filter, _) => {}
+                _ => is_about_all = true,
+            }
+        }
+        let mut gone = Vec::new();
+        if is_about_all {
+            self.cache.void()?;
+        } else {
+            neighbours.retain(|(device, _)| !devices.contains(device));
+            gone = self.void_neighbours(&neighbours, &mut devices)?;
+            for device in devices {
+                self.void_device(device)?;
+            }
+        }
+        let is_about_devices =
+            |doubt: &Doubt| matches!(doubt.topic, Topic::Device | Topic::Filter | Topic::Reread);
+        if doubts.iter().any(is_about_devices) {
+            self.attach(known, links)?;
+        }
+        Ok(gone)
+    }
+
+    /// Attaches the cache to the devices that are there, and detaches it from others. A device that
+    /// refuses it, such as one that is gone already, is left to the kernel.
+    pub(crate) fn attach(&self, known: &Doubts, links: &mut Links) -> io::Result<()> {
+        let links = links.all()?;
+        let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
+        let (mut wanted, mut left_out) = (HashSet::new(), Vec::new());
+        for device in known.devices().filter(|device| device.is_on_its_own()) {
+            // One that is gone by now is refused below.
+            let link = links.get(&device.index).cloned().unwrap_or_default();
+            let reason = self.refusal(device, &link).or_else(|| {
+                wanted.insert(device.index);
+                if attached.contains(&device.index) {
+                    return None;
+                }
+                self.cache.attach(device.index).err().map(|error| error.to_string())
+            });
+            if let Some(reason) = reason {
+                left_out.push((device.name.clone(), reason));
+                continue;
+            }
+            let link = flowcache::Link {
+                kind: &link.kind,
+                flags: link.flags,
+                leads_elsewhere: link.leads_elsewhere,
+                is_shaped: link.is_shaped,
+            };
+            self.cache.set_peer(device.index, link.may_be_peer())?;
+        }
+        for device in attached.difference(&wanted).copied() {
+            self.cache.detach(device);
+            self.cache.set_peer(device, false)?;
+            self.void_device(device)?;
+        }
+        left_out.sort();
+        *lock(&self.left_out) = left_out;
+        Ok(())
+    }
+
+    /// Takes the cache off all devices.
+    pub(crate) fn detach(&self) {
+        for device in self.cache.devices() {
+            self.cache.detach(device);
+        }
+    }
+
+    /// Why the cache is not to stand on a device.
+    fn refusal(&self, device: &Device, link: &Link) -> Option<String> {
+        let reason = if self.excluded.contains(&device.name) {
+            "--cache-exclude-device names it"
+        } else if !device.is_ethernet() {
+            "its packets have no Ethernet header"
+        } else if link.has_ingress_filters {
+            "filters of tc look at what comes in by it, and would not see cached packets"
+        } else {
+            return None;
+        };
+        Some(reason.to_owned())
+    }
+
+    /// Takes out the entries that are sent to link addresses which are not valid any more. Where
+    /// that took too long lately, the whole device is void instead.
+    fn void_neighbours(
+        &self,
+        neighbours: &BTreeSet<(u32, LinkAddress)>,
+        devices: &mut BTreeSet<u32>,
+    ) -> io::Result<Vec<CachedFlow>> {
+        let (mut gone, mut rest) = (Vec::new(), lock(&self.rest));
+        for &(device, link) in neighbours {
+            let started = Instant::now();
+            if rest.is_some_and(|end| started < end) {
+                devices.insert(device);
+                continue;
+            }
+            gone.extend(self.cache.void_neighbour(device, link)?);
+            let took = started.elapsed();
+            // Mostly there are few entries, and many neighbours may change at once.
+            *rest = (took > QUICK).then(|| Instant::now() + took * REST);
+        }
+        self.neighbour_voids.fetch_add(gone.len() as u64, Ordering::Relaxed);
+        Ok(gone)
+    }
+
+    fn void_device(&self, device: u32) -> io::Result<()> {
+        self.device_voids.fetch_add(1, Ordering::Relaxed);
+        self.cache.void_device(device)
+    }
+}
+
+/// A search for a neighbour's entries that needs no rest: 3,000 entries.
+const QUICK: Duration = Duration::from_millis(1);
+/// Longer ones take a fifth of a processor at most.
+const REST: u32 = 4;
