@@ -436,6 +436,12 @@ class ConntrackSync:
         """
 
     @property
+    def resyncs(self) -> int:
+        """Full resyncs so far."""
+    @property
+    def delayed_resyncs(self) -> int:
+        """Losses of events whose resync had to wait, because losses were too many."""
+    @property
     def ended(self) -> int:
         """Flows that were ended in the kernel because they did not go where their frontends led, or
         because an operator asked for it.
@@ -919,8 +925,10 @@ class CacheSync:
         cache carries the client's packets, and the backend's. Raises `ConntrackError`.
         """
     @property
-    def unattached(self) -> list[tuple[str, str]]:
-        """Devices that the cache could not be put on, each with the kernel's reason."""
+    def left_out(self) -> list[tuple[str, str]]:
+        """Devices that the cache does not stand on, but for loopback and ports of others, each with
+        the reason.
+        """
     def counters(self) -> dict[str, int]:
         """What was counted so far, by name. Raises `ConntrackError`."""
     @property
