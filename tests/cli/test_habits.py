@@ -1,8 +1,6 @@
 """kubectl's habits: kinds by short names, namespaces, labels, forms of output, names of nothing."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ import yaml
 from msgspec.structs import replace
 
 from harness.full_engine import VIP, controller_with, verbs_of
-from harness.verbs import Ran
+from harness.verbs import Ran, on_terminal
 from kbe_nat.cli.flags.listing import ListingSettings, Output
 from kbe_nat.cli.views import FLOWS
 from kbe_nat.control.controller import Controller
@@ -206,6 +204,48 @@ def test_a_template_of_one_name_begins_at_the_object(ask: Ran) -> None:
     assert "array index out of bounds: index 9, length 4" in err
 
 
+@pytest.mark.parametrize("names", [(), ("web",), ("web", "shop/web"), ("svc/web",)])
+def test_a_template_for_a_list_has_one_whatever_the_names(ask: Ran, names: tuple[str, ...]) -> None:
+    kind = [] if names[:1] == ("svc/web",) else ["svc"]
+    for template in (
+        "{.items[*].name}",
+        ".items[*].name",
+        "{range .items[*]}{.name} {end}",
+        "{['items'][*].name}",
+    ):
+        code, out, err = ask("get", *kind, *names, "-o", f"jsonpath={template}")
+        assert (code, err) == (0, "") and "default/web" in out.split()
+        assert ("shop/web:http" in out) == (len(names) != 1)
+
+
+def test_a_template_that_leads_nowhere_says_so(ask: Ran) -> None:
+    said = "kbe-nat: jsonpath: nothing here has such a field; -o json shows the fields\n"
+    assert ask("get", "svc", "-o", "jsonpath={.items[*].metadata.name}") == (0, "", said)
+    assert ask("get", "svc", "web", "-o", "jsonpath={.metadata.name}") == (0, "", said)
+    nothing = ask("get", "svc", "-n", "none", "-o", "jsonpath={.items[*].name}")
+    assert nothing == (0, "", ""), "an empty list has no names"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("get", "svc", "shop/web"),
+        ("get", "ep", "shop/web:http"),
+        ("describe", "svc/shop/web"),
+        ("top", "shop/web", "--iterations", "1"),
+        ("decisions", "svc/shop/web"),
+        ("strategy", "set", "shop/web", "rr"),
+        ("drain", "svc/shop/web", "--no-wait"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_of_another_namespace_contradicts_the_flag(ask: Ran, words: tuple[str, ...]) -> None:
+    code, out, err = ask(*words, "-n", "kube-system")
+    assert (code, out) == (2, "")
+    assert "--namespace: it is kube-system, and shop/web" in err
+    assert ask(*words, "-n", "shop")[0] == 0
+
+
 def test_slices_have_names_of_their_own(ask: Ran) -> None:
     code, out, _ = ask("get", "eps", "web-2", "-n", "shop", "--no-headers")
     assert (code, out.split()[:2]) == (0, ["shop/web-2", "shop/web"])
@@ -298,22 +338,9 @@ def test_an_object_has_one_line_when_piped(ask: Ran) -> None:
 
 
 def test_a_terminal_cuts_the_last_column_and_no_other(socket: Path) -> None:
-    master, slave = pty.openpty()
-    command = [sys.executable, "-m", "kbe_nat", "get", "svc", "-o", "wide"]
-    environment = {**os.environ, "COLUMNS": "300", "KBE_NAT_SOCKET": str(socket)}
-    with subprocess.Popen(command, stdout=slave, env=environment) as process:
-        os.close(slave)
-        text = b""
-        while True:
-            try:
-                content = os.read(master, 65536)
-            except OSError:
-                break
-            text += content
-        assert process.wait() == 0
-    os.close(master)
-    lines = text.decode().splitlines()
-    assert len(lines) == 5
+    code, text = on_terminal(["get", "svc", "-o", "wide"], 300, KBE_NAT_SOCKET=str(socket))
+    lines = text.splitlines()
+    assert (code, len(lines)) == (0, 5)
     assert all(f"shop/{LONG}" in line for line in lines if LONG[:8] in line)
 
 

@@ -1,6 +1,11 @@
 """The verbs of the command line, run in this process, and a capture for them."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,25 @@ class Ran:
         assert code == 0, err
         result: dict[str, Any] = json.loads(out)
         return result
+
+
+def on_terminal(arguments: Sequence[str], columns: int, **environment: str) -> tuple[int, str]:
+    """The exit code of the command, and what it writes to a terminal that has so many columns."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "kbe_nat", *arguments]
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    places = {**plain, "TERM": "xterm", "COLUMNS": str(columns), **environment}
+    with subprocess.Popen(command, stdout=slave, env=places) as process:
+        os.close(slave)
+        text = b""
+        while True:
+            try:
+                text += os.read(master, 65536)
+            except OSError:
+                break
+        code = process.wait()
+    os.close(master)
+    return code, text.decode(errors="replace")
 
 
 def shares(result: dict[str, Any]) -> dict[str, int]:

@@ -120,7 +120,16 @@ class Comparison:
                 service or "(no service)", *(str(numbers.get(change, 0)) for change in CHANGES)
             )
         title = f"The first {LISTED} of them" if changed > LISTED else "Which ones"
-        listed = table(title, "service", "client", "frontend", "before", "after")
+        listed = table(
+            title,
+            "service",
+            "client",
+            "frontend",
+            "before",
+            "after",
+            spare=("service", "frontend"),
+            is_wrapped=True,
+        )
         for row in list(self.differences.values())[:LISTED]:
             listed.add_row(
                 row.service, row.client, f"{row.protocol} {row.frontend}", row.before, row.after

@@ -1,6 +1,7 @@
 """`kbe-nat decisions`: what became of first packets, after the fact."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
@@ -20,6 +21,8 @@ from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.kinds import NAMES, service_name
 from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
 from kbe_nat.cli.output import show_document
+from kbe_nat.cli.table import cut, fitting
+from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow
@@ -100,13 +103,24 @@ def decisions(
         return
     if listing.sort_by is not None:
         raise SettingError("--sort-by", "it has no effect: with -f rows come as they are made")
+    heading = [] if listing.no_headers else [COLUMNS]
     for row in rows:
         if listing.output.is_table:
-            print("  ".join(cells(row)), flush=True)
+            # Ahead of the first row: a name of nothing is said without any.
+            for line in (*heading, cells(row)):
+                _print_followed(line)
+            heading = []
         elif listing.output.form == "json":
             show_document(row, indent=None)
         else:
             DECISIONS.show(partial(iter, [row]), settings)
+
+
+def _print_followed(texts: Sequence[str]) -> None:
+    """A line of decisions that come one by one, in columns as wide as most are."""
+    kept = fitting(WIDTHS, [COLUMNS.index(title) for title in DECISIONS.spare], 2, terminal_width())
+    line = "  ".join(texts[place].ljust(WIDTHS[place]) for place in kept).rstrip()
+    print(cut(line, terminal_width(), 0), flush=True)
 
 
 def _cell(place: int, row: DecisionRow) -> str:
@@ -138,7 +152,10 @@ COLUMNS: Final = (
     "chosen by",
     "endpoints then",
 )
+WIDTHS: Final = (21, 5, 21, 21, 24, 27, 11, 14)
+"""Of these columns, while decisions are followed."""
 DECISIONS: Final = Listing[DecisionRow](
     "Decision",
     tuple(Column[DecisionRow](title, partial(_cell, place)) for place, title in enumerate(COLUMNS)),
+    spare=("endpoints then", "chosen by", "proto", "service port", "frontend"),
 )

@@ -44,7 +44,7 @@ def describe(
         Argument(
             help="service, and its name: NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT; or"
             " service/NAME.",
-            metavar="KIND [NAME]",
+            metavar="KIND [NAME...]",
             type=Resources(KINDS),
         ),
     ],

@@ -22,9 +22,10 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
     if output is Format.JSON:
         show_json_rows(checks, "Check")
     else:
-        rows = table("", "check", "", "found", "what to do")
+        rows = table("", "check", "state", "found, and what to do", is_wrapped=True)
         for check in checks:
-            rows.add_row(check.name, check.state, check.finding, check.remedy)
+            texts = filter(None, (check.finding, check.remedy))
+            rows.add_row(check.name, check.state, "; ".join(texts))
         show(rows)
     if any(check.state is State.FAILED for check in checks):
         raise Exit(1)

@@ -289,12 +289,12 @@ def _show(packet: bytes, explanation: ExplanationRow, output: Format) -> None:
 def _parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
     """An explanation for people."""
     verdict = verdict_of(explanation)
-    steps = table("Why", "checked", "found")
+    steps = table("Why", "checked", "found", is_wrapped=True)
     for check, finding in explanation.steps:
         steps.add_row(check, finding)
     parts: list[Any] = [bold(sentence(packet, explanation)), "", steps]
     parts += _endpoint_tables(verdict)
-    kernel = table("What the kernel does with it", "datapath", "")
+    kernel = table("What the kernel does with it", "datapath", "what it does", is_wrapped=True)
     for kind, consequence in verdict.kernel.items():
         kernel.add_row(kind, consequence)
     parts += ["", kernel]
@@ -310,20 +310,24 @@ def _endpoint_tables(verdict: VerdictRow) -> list[Any]:
         masqueraded = verdict.destinations if verdict.masquerade is True else []
         if verdict.masquerade == MIXED:
             masqueraded = verdict.masqueraded or []
-        candidates = table("Who may serve it", "endpoint", "source is masqueraded", "")
+        candidates = table("Who may serve it", "endpoint", "source is masqueraded", "chosen")
         for endpoint in verdict.destinations:
-            mark = "this packet's" if endpoint == verdict.backend else ""
+            mark = "for this packet" if endpoint == verdict.backend else ""
             candidates.add_row(endpoint, "yes" if endpoint in masqueraded else "no", mark)
         parts += ["", candidates]
     if verdict.refused:
         refused = table(
-            "Who would serve it, but is another Service's frontend", "endpoint", "verdict there", ""
+            "Who would serve it, but is another Service's frontend",
+            "endpoint",
+            "verdict there",
+            "why",
+            is_wrapped=True,
         )
         for refusal in verdict.refused:
             refused.add_row(refusal.endpoint, refusal.verdict, refusal.reason)
         parts += ["", refused]
     if verdict.excluded:
-        excluded = table("Who may not", "endpoint", "because")
+        excluded = table("Who may not", "endpoint", "because", is_wrapped=True)
         for exclusion in verdict.excluded:
             excluded.add_row(exclusion.endpoint, exclusion.reason)
         parts += ["", excluded]

@@ -68,7 +68,7 @@ def get(
         Argument(
             help="services, endpoints, endpointslices, nodes, flows, rules, stats or status, by"
             " kubectl's short names too, and names of Services: KIND NAME, or KIND/NAME.",
-            metavar="KIND [NAME]",
+            metavar="KIND [NAME...]",
             type=Resources(tuple(KINDS)),
         ),
     ],

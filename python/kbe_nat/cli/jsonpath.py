@@ -51,7 +51,15 @@ class Template:
     """A parsed template."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError, which names the place."""
+        """A path may stand without braces where it is all. Raises ValueError, which names the
+        place.
+        """
+        if text.startswith((".", "$", "[")) and "{" not in text:
+            text = f"{{{text}}}"
+        self.is_of_list = _LIST.search(text) is not None
+        """Whether it asks for the items of a list, so that it wants one even around a thing that is
+        alone.
+        """
         tokens = list(_tokens(text))
         self._parts, rest = _body(tokens, is_loop=False)
         assert not rest
@@ -265,6 +273,7 @@ def _filter(field: str, operator: str | None, right: str | None) -> Step:
     return lambda values: [element for element in _elements(values) if is_met(element)]
 
 
+_LIST: Final = re.compile(r"""\{\s*(?:range\s+)?\$?(?:\.items\b|\[['"]items['"]\])""")
 _ACTION: Final = re.compile(r"""\{((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^{}"'])*)\}""")
 _STEP: Final = re.compile(
     r"""\.\.(?P<deep>(?:\\.|[\w-])+)

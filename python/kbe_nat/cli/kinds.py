@@ -10,6 +10,7 @@ import click
 
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.errors import SettingError
+from kbe_nat.model import qualified
 
 ALIASES: Final = {
     "services": ("svc", "service"),
@@ -60,6 +61,16 @@ def service_name(word: str) -> str:
     return name if name and _KINDS.get(kind.lower()) in ("services", "endpoints") else word
 
 
+def in_namespace(name: str, namespace: str) -> str:
+    """The name with its namespace, which is that of -n or "default" where it says none. Raises
+    `SettingError` where it says another one than -n.
+    """
+    place, slash, _ = name.partition("/")
+    if slash and namespace not in ("", place):
+        raise SettingError("--namespace", f"it is {namespace}, and {name} is of {place}")
+    return qualified(name, namespace)
+
+
 def resources(words: Sequence[str], kinds: Sequence[str], verb: str) -> dict[str, list[str]]:
     """The things of each kind that words name; no things: all. Raises `SettingError`."""
     if "/" not in words[0]:
@@ -94,7 +105,9 @@ def _listed(kinds: Iterable[str]) -> str:
     return ", ".join(f"{kind} ({ALIASES[kind][0]})" if ALIASES[kind] else kind for kind in kinds)
 
 
-NAMES: Final = Argument("Services, or their ports, as NAME or svc/NAME.", "[NAME]", ServiceName())
+NAMES: Final = Argument(
+    "Services, or their ports, as NAME, NAME:PORT or svc/NAME.", "NAME", ServiceName()
+)
 ELSEWHERE: Final = {
     "pods": ", which kubectl get pods and kbe-nat playground get pods list",
     "replicationcontrollers": ", which kubectl get rc and kbe-nat playground get rc list",

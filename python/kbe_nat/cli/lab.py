@@ -113,7 +113,7 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
 
 
 @lab.verb()
-def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE...")]) -> None:
+def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE")]) -> None:
     """Check scenarios, their traces and their strategies in Python; a wrong one ends with 2 and the
     field's path. What has no effect is told.
 
@@ -198,7 +198,7 @@ def merge(
     directory: Annotated[
         Path, Flag("--directory", "-d", metavar="DIR", help="Where the whole run goes.")
     ],
-    shards: Annotated[list[Path], Argument(metavar="SHARD...", help="Folders of shards.")],
+    shards: Annotated[list[Path], Argument(metavar="SHARD", help="Folders of shards.")],
     output: OutputFormat = Format.TEXT,
 ) -> None:
     """Put the shards of a run together, and report.
@@ -212,7 +212,7 @@ def merge(
 
 @lab.verb()
 def report(
-    runs: Annotated[list[Path], Argument(metavar="DIR...", help="Folders of runs.")],
+    runs: Annotated[list[Path], Argument(metavar="DIR", help="Folders of runs.")],
     html: Annotated[
         Path | None,
         Flag(metavar="FILE", help="Write HTML there, and not as DIR/report.html of a run."),

@@ -10,15 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from shutil import get_terminal_size
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from kbe_nat.cli.flags.listing import ListingSettings, Output, SelectionSettings
+from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.jsonpath import Path
+from kbe_nat.cli.kinds import in_namespace
 from kbe_nat.cli.output import API_VERSION, document_of, show_json, show_json_rows
-from kbe_nat.cli.table import Table
+from kbe_nat.cli.table import Table, cut, fitting
+from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.daemon.rows import WatchEventRow
 from kbe_nat.errors import NotFoundError, SettingError
 
@@ -48,6 +50,8 @@ class Listing(Generic[_Row]):
     """Of a row for -o name, as KIND/NAME; None where rows have none."""
     gap: int = 2
     """Blanks between columns."""
+    spare: tuple[str, ...] = ()
+    """Columns that a narrow terminal leaves out, the first of them first."""
 
     is_one_row: bool = False
     """A name may be of one row, which is the document then."""
@@ -77,7 +81,7 @@ class Listing(Generic[_Row]):
             # Where none of the names is of anything, there is nothing to write.
             if not rows and result.missing:
                 raise result.missing
-            if self.is_one_row and len(names) == len(rows) == 1 and settings.output.is_document:
+            if self.is_one_row and len(names) == len(rows) == 1 and settings.output.is_object:
                 write_document(self.document(rows[0]), settings.output)
                 return
         self._write(_sort(rows, settings.sort_by), settings, where)
@@ -106,10 +110,17 @@ class Listing(Generic[_Row]):
         """The columns of a table in this form."""
         return [each for each in self.columns if output.form == "wide" or not each.is_wide]
 
+    def left_out(self, output: Output) -> tuple[str, ...]:
+        """The columns that a narrow terminal leaves out of a table in this form: none of those that
+        were asked for by -o wide.
+        """
+        return () if output.form == "wide" else self.spare
+
     def table(self, rows: Iterable[_Row], output: Output) -> Table:
         """Rows as a table."""
         columns = self.shown_columns(output)
-        table = Table("", tuple(each.title for each in columns), 0, self.gap)
+        titles = tuple(each.title for each in columns)
+        table = Table("", titles, gap=self.gap, spare=self.left_out(output))
         for row in rows:
             table.add_row(*(str(each.cell(row)) for each in columns))
         return table
@@ -199,6 +210,8 @@ class _ChangePrinter(Generic[_Row]):
         self._titles = [each.title for each in columns]
         self._settings = settings
         self._widths: list[int] = []
+        self._shown: list[int] = []
+        """The places of the columns for which there is room."""
 
     def begin(self, rows: Sequence[list[str]]) -> None:
         """The names of the columns, ahead of the first rows that there are."""
@@ -206,6 +219,12 @@ class _ChangePrinter(Generic[_Row]):
             return
         titles = [] if self._settings.no_headers else [self._titles]
         self._widths = [max(map(len, column)) for column in zip(*titles, *rows, strict=True)]
+        spare = [
+            self._titles.index(title) for title in self._listing.left_out(self._settings.output)
+        ]
+        width = terminal_width()
+        room = None if width is None else width - len(self._word(""))
+        self._shown = fitting(self._widths, spare, self._listing.gap, room)
         if self._settings.output.is_table and titles:
             self._print_line("EVENT", self._titles)
 
@@ -232,8 +251,14 @@ class _ChangePrinter(Generic[_Row]):
             print("---")
 
     def _print_line(self, event: str, cells: Sequence[str]) -> None:
-        word = f"{event:<10}" if self._settings.shows_events else ""
-        print(word + _line(cells, self._widths, self._listing.gap))
+        gap = self._listing.gap
+        cells = [cells[place].ljust(self._widths[place]) for place in self._shown]
+        last_start = sum(len(cell) + gap for cell in cells[:-1])
+        line = self._word(event) + (" " * gap).join(cells).rstrip()
+        print(cut(line, terminal_width(), last_start + len(self._word(""))))
+
+    def _word(self, event: str) -> str:
+        return f"{event:<10}" if self._settings.shows_events else ""
 
 
 def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> dict[str, object]:
@@ -244,6 +269,8 @@ def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> d
         raise SettingError("--all-namespaces", "a name is of one namespace: NAMESPACE/NAME")
     if names and settings.selector:
         raise SettingError("--selector", "names are selected already")
+    for name in names:
+        in_namespace(name, settings.namespace)
     wanted = {
         "names": list(names),
         "namespace": settings.namespace,
@@ -262,14 +289,17 @@ def list_document(kind: str, items: list[Any]) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": f"{kind}List", "items": items}
 
 
-def write_document(document: Any, output: Output) -> None:  # noqa: ANN401
-    """A value of JSON, as JSON, YAML, or by a template."""
+def write_document(document: dict[str, Any], output: Output) -> None:
+    """An object of JSON, as JSON, YAML, or by a template."""
     if output.template is not None:
         try:
-            sys.stdout.write(output.template.render(document))
+            text = output.template.render(document)
         except ValueError as error:
             raise SettingError("--output", f"jsonpath: {error}") from None
         # kubectl writes no line feed, either.
+        sys.stdout.write(text)
+        if not text.strip() and document.get("items", True):
+            warn("jsonpath: nothing here has such a field; -o json shows the fields")
     elif output.form == "yaml":
         from kbe_nat.kubeproxy.yaml_text import yaml_text
 
@@ -279,16 +309,10 @@ def write_document(document: Any, output: Output) -> None:  # noqa: ANN401
 
 
 def _lines(table: Table, settings: ListingSettings) -> Iterator[str]:
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = table.lines(width)
+    lines = table.lines(terminal_width())
     if settings.no_headers:
         next(lines)
     yield from lines
-
-
-def _line(texts: Sequence[str], widths: Sequence[int], gap: int) -> str:
-    cells = (text.ljust(width) for text, width in zip(texts, widths, strict=True))
-    return (" " * gap).join(cells).rstrip()
 
 
 def _sort(rows: Iterable[_Row], path: Path | None) -> Iterable[_Row]:

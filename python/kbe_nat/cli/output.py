@@ -3,15 +3,15 @@
 import json
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
-from shutil import get_terminal_size
 from typing import Final, Protocol
 
 import click
 import msgspec
 
 from kbe_nat.cli.table import Table
+from kbe_nat.cli.terminal import is_drawn_on, terminal_width
 
 
 def show(*parts: str | Table) -> None:
@@ -21,7 +21,7 @@ def show(*parts: str | Table) -> None:
 
 def text_of(*parts: str | Table) -> str:
     """Tables and texts as they are written: on a terminal with titles in bold, as wide as it is."""
-    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_width()
     lines: list[str] = []
     for part in parts:
         if isinstance(part, Table):
@@ -34,8 +34,8 @@ def text_of(*parts: str | Table) -> str:
 
 
 def bold(text: str) -> str:
-    """The text, in bold where standard output is a terminal."""
-    return click.style(text, bold=True) if sys.stdout.isatty() else text
+    """The text, in bold where standard output is a terminal that shows it."""
+    return click.style(text, bold=True) if is_drawn_on() else text
 
 
 def show_json(value: object, indent: int | None = 2) -> None:
@@ -70,9 +70,15 @@ def show_json_rows(rows: Iterable[object], kind: str) -> None:
     sys.stdout.flush()
 
 
-def table(title: str, *columns: str, right: int = 0) -> Table:
-    """An empty table; its last `right` columns hold numbers."""
-    return Table(title, columns, right)
+def table(
+    title: str,
+    *columns: str,
+    right: int = 0,
+    spare: Sequence[str] = (),
+    is_wrapped: bool = False,
+) -> Table:
+    """An empty table, see `Table`."""
+    return Table(title, columns, right, spare=spare, is_wrapped=is_wrapped)
 
 
 def traffic(packets: tuple[int, int] | None, octets: tuple[int, int] | None) -> list[str]:

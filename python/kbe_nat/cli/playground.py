@@ -126,7 +126,7 @@ def get(
         list[str],
         Argument(
             help="pods, services, replicationcontrollers or endpoints, and names.",
-            metavar="KIND [NAME]",
+            metavar="KIND [NAME...]",
             type=Resources(KINDS_LISTED),
         ),
     ],

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 
 import click
 
+from kbe_nat.cli.terminal import is_drawn_on
+
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how much of the total is finished. Only a terminal shows the
     bar, and only where there is a total.
     """
-    is_hidden = not total or not sys.stderr.isatty()
+    is_hidden = not total or not is_drawn_on(sys.stderr)
     with click.progressbar(
         length=total or 1, label=label, file=sys.stderr, hidden=is_hidden
     ) as bar:

@@ -48,7 +48,7 @@ def stats_tables(stats: StatsRow) -> list[Any]:
 
 def status_tables(status: StatusRow) -> list[Any]:
     """The status, and how far watches of the API server are."""
-    rows_table = table("", "what", "how")
+    rows_table = table("", "what", "how", is_wrapped=True)
     for name, value in msgspec.to_builtins(status).items():
         if name != "watches":
             rows_table.add_row(name.replace("_", " "), _words(value))
@@ -57,7 +57,7 @@ def status_tables(status: StatusRow) -> list[Any]:
 
 def _watch_table(watches: Iterable[WatchRow]) -> Table:
     """How far each watch of the API server is, and for how long."""
-    watch_table = table("watches", *WATCH)
+    watch_table = table("watches", *WATCH, spare=WATCH[-2:1:-1], is_wrapped=True)
     for watch in watches:
         seconds = max(0, round(time.time() - watch.since))
         counts = (watch.objects, watch.lists, watch.events, watch.failures, watch.withheld)

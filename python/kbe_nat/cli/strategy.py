@@ -5,10 +5,10 @@ from typing import Annotated
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.listing import NAMESPACE_FLAG
 from kbe_nat.cli.flags.options import Socket
-from kbe_nat.cli.kinds import ServiceName
+from kbe_nat.cli.kinds import ServiceName, in_namespace
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.client import DEFAULT_SOCKET, ask
-from kbe_nat.model import Strategy, qualified
+from kbe_nat.model import Strategy
 
 strategy = VerbGroup("strategy", "How backends are chosen.")
 
@@ -34,7 +34,7 @@ def set_strategy(
       kbe-nat strategy set svc/web wlc
       kbe-nat strategy set shop/web:http p2c
     """
-    service = qualified(service, namespace)
+    service = in_namespace(service, namespace)
     (ports,) = ask(socket, "strategy", int, service=service, strategy=name)
     print(f"{service}: {name} ({ports} service port{'s' if ports != 1 else ''})")
 

@@ -122,6 +122,7 @@ def tables(result: ReplayRow) -> list[Any]:
         "bytes",
         "bytes back",
         right=5,
+        spare=("bytes back", "bytes", "packets back", "packets"),
     )
     refused = table("Refused", "service", "cause", "packets", right=1)
     for service in result.services:

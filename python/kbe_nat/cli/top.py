@@ -13,6 +13,7 @@ from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.listing import selection_parameters
 from kbe_nat.cli.output import show, table, text_of
 from kbe_nat.cli.table import Table
+from kbe_nat.cli.terminal import is_drawn_on
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
@@ -36,23 +37,27 @@ def top(
     selection: SelectionSettings,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
-    """Show the busiest endpoints, again and again.
+    """Show the busiest endpoints, again and again, until Ctrl-C: on a terminal in one place, into a
+    pipe one list behind the other, as `top -b` does.
 
     Examples:
       kbe-nat top
       kbe-nat top web -n shop --rows 10
       kbe-nat top -l tier=front --iterations 1
+      kbe-nat top -d 10s >> load.log
     """
     wanted = selection_parameters(selection, names)
     before = _look(socket, wanted)
-    if not sys.stdout.isatty():
-        for _ in range(looks or 1):
+    remaining = looks or -1
+    if not is_drawn_on():
+        gap: list[str] = []
+        while remaining:
             time.sleep(seconds)
             now = _look(socket, wanted)
-            show(_view(before, now, seconds, rows))
-            before = now
+            show(*gap, _view(before, now, seconds, rows))
+            sys.stdout.flush()
+            before, remaining, gap = now, remaining - 1, [""]
         return
-    remaining = looks or -1
     # The other screen of the terminal, without a cursor: what was there before comes back.
     sys.stdout.write("\x1b[?1049h\x1b[?25l")
     try:
@@ -105,6 +110,7 @@ def _view(
         "connections",
         "connect ms",
         right=5,
+        spare=("connect ms", "Mbit/s", "new/s", "state", "packets/s"),
     )
     busiest = sorted(now, key=lambda key: (-growth(key, _packets), -now[key].active, key))
     for key in busiest[:rows]:

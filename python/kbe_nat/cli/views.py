@@ -93,6 +93,7 @@ SERVICES: Final = Listing[ServiceRow](
         Column("frontends", lambda row: ", ".join(map(frontend_text, row.frontends)), is_wide=True),
     ),
     lambda row: f"service/{row.name}",
+    spare=("external-ip", "strategy", "type", "flows", "active", "endpoints"),
     is_one_row=True,
 )
 ENDPOINTS: Final = Listing[EndpointRow](
@@ -108,6 +109,7 @@ ENDPOINTS: Final = Listing[EndpointRow](
         *CONNECT,
     ),
     lambda row: f"endpoints/{row.service}",
+    spare=("weight", "flows", "active"),
 )
 SLICES: Final = Listing[SliceRow](
     "EndpointSlice",
@@ -120,6 +122,7 @@ SLICES: Final = Listing[SliceRow](
         Column("endpoints", lambda row: ",".join(row.endpoints) or "<none>"),
     ),
     lambda row: f"endpointslice/{row.name}",
+    spare=("addresstype", "ports", "service"),
     is_one_row=True,
 )
 NODES: Final = Listing[NodeRow](
@@ -132,6 +135,7 @@ NODES: Final = Listing[NodeRow](
         Column("pod ranges", lambda row: ",".join(row.pod_ranges) or "<none>", is_wide=True),
     ),
     lambda row: f"node/{row.name}",
+    spare=("zone",),
     is_one_row=True,
 )
 FLOWS: Final = Listing[FlowRow](
@@ -149,4 +153,5 @@ FLOWS: Final = Listing[FlowRow](
         Column("mark", _mark, is_wide=True),
         *TRAFFIC,
     ),
+    spare=("timeout", "protocol", "state", "service"),
 )

@@ -18,7 +18,7 @@ the next step or `repair` tries again.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import replace
 from typing import Final
 
@@ -215,6 +215,21 @@ class Controller:
             del self._overrides.drains[backend]
             self._carry_out(service_keys(ports))
             return len(ports)
+
+    def unserved(self, backends: Iterable[str]) -> list[str]:
+        """The service ports in which one of these backends stands, and none that gets new flows.
+        Cost: a look at all backends.
+        """
+        drains = [Drain(backend) for backend in backends]
+        return sorted(
+            {
+                port.name
+                for port in self.plan.ports
+                # Few ports have none: that comes first.
+                if not any(each.weight for each in (*port.cluster_backends, *port.local_backends))
+                and any(drain.stands_in(port) for drain in drains)
+            }
+        )
 
     def remaining(self, backend: str) -> int:
         """Flows that a backend still has, without those that are over and only remembered for a

@@ -407,3 +407,5 @@ class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):
     """Connections that it still has."""
     seconds: float
     """Since the drain began."""
+    unserved: list[str]
+    """Service ports to which new connections are rejected: no other endpoint of theirs is left."""

@@ -310,6 +310,7 @@ class Verbs:
                 ports=ports,
                 remaining=remaining,
                 seconds=time.monotonic() - started,
+                unserved=self._controller.unserved(backends),
             )
             if not remaining or not is_followed:
                 return
@@ -324,7 +325,7 @@ class Verbs:
             raise ControlError(f"{backend} is not being drained")
         ports = sum([self._controller.undrain(each) for each in backends])
         remaining = sum(map(self._controller.remaining, backends))
-        yield DrainRow(backend=backend, ports=ports, remaining=remaining, seconds=0.0)
+        yield DrainRow(backend=backend, ports=ports, remaining=remaining, seconds=0.0, unserved=[])
 
     def _backends(self, name: str) -> list[str]:
         """The backend of this address, with or without its port, or those of the Service of this

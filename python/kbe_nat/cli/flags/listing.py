@@ -27,6 +27,12 @@ class Output:
         """Whether it is the JSON of a result, in one of its forms."""
         return self.form in ("json", "yaml", "jsonpath")
 
+    @property
+    def is_object(self) -> bool:
+        """Whether a thing that is alone is the document, and no list of one."""
+        is_list = self.template is not None and self.template.is_of_list
+        return self.is_document and not is_list
+
 
 TEXT: Final = Output()
 

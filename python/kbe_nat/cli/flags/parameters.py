@@ -160,12 +160,16 @@ def _argument(
     inner = without_none(kind)
     is_list = get_origin(inner) is list
     item = get_args(inner)[0] if is_list else inner
+    word = note.metavar or name.upper()
+    # A word of several parts says itself which of them may be repeated.
+    word = f"{word}..." if is_list and " " not in word else word
+    is_optional = default is not inspect.Parameter.empty
     attributes: dict[str, Any] = {
         "type": note.type or value_type(item),
-        "metavar": note.metavar or name.upper(),
+        "metavar": f"[{word}]" if is_optional else word,
         "help": note.help,
     }
-    if default is not inspect.Parameter.empty:
+    if is_optional:
         attributes |= {"required": False, "default": default}
     elif is_list:
         attributes["required"] = True

@@ -1,0 +1,25 @@
+"""What standard output and standard error can show: a pipe and a plain terminal get nothing but
+text.
+"""
+
+import os
+import sys
+from shutil import get_terminal_size
+from typing import IO
+
+
+def is_drawn_on(stream: IO[str] | None = None) -> bool:
+    """Whether bold letters and lines that change may be written to a stream, standard output by
+    default: a terminal that moves its cursor, whose user has not asked for text alone by NO_COLOR
+    (no-color.org).
+    """
+    stream = sys.stdout if stream is None else stream
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return stream.isatty() and not is_plain
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that standard output is; None for a pipe or a file, which take
+    lines of any length.
+    """
+    return get_terminal_size().columns if sys.stdout.isatty() else None

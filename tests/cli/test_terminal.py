@@ -1,0 +1,150 @@
+"""Terminals that are narrow, and terminals whose users want nothing but text."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.full_engine import VIP, controller_with, verbs_of
+from harness.verbs import SEED, Ran, on_terminal
+from kbe_nat.cli.table import Table
+from kbe_nat.daemon.control_socket import ControlServer
+
+EXPLAIN = ["explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80"]
+
+
+@pytest.fixture
+def socket(tmp_path: Path) -> Iterator[Path]:
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller_with(3))):
+        yield tmp_path / "control.sock"
+
+
+@pytest.fixture
+def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
+    monkeypatch.setenv("KBE_NAT_SOCKET", str(socket))
+    return kbe
+
+
+def table(*, is_wrapped: bool = False) -> Table:
+    made = Table("", ("name", "spare", "why"), spare=("spare",), is_wrapped=is_wrapped)
+    made.add_row("one", "little", "the reason is a sentence of some length")
+    return made
+
+
+def test_a_narrow_terminal_leaves_out_the_spare_columns() -> None:
+    [_, whole] = table().lines()
+    assert whole == "one   little  the reason is a sentence of some length"
+    assert list(table().lines(len(whole)))[1] == whole
+    assert list(table().lines(len(whole) - 1)) == [
+        "name  why",
+        "one   the reason is a sentence of some length",
+    ]
+    assert list(table().lines(20)) == ["name  why", "one   the reason is…"]
+
+
+def test_a_reason_goes_on_in_further_lines() -> None:
+    assert list(table(is_wrapped=True).lines(30)) == [
+        "name  why",
+        "one   the reason is a sentence",
+        "      of some length",
+    ]
+    assert len(list(table(is_wrapped=True).lines())) == 2, "one line where it is piped"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize(
+    "words", [EXPLAIN, ["doctor"], ["get", "status"]], ids=lambda words: words[0]
+)
+def test_a_report_fits_and_lacks_nothing(socket: Path, words: list[str], columns: int) -> None:
+    _, text = on_terminal(words, columns, KBE_NAT_SOCKET=str(socket), NO_COLOR="1")
+    assert "…" not in text
+    # The sentence and the chains of explain are no tables.
+    lines = [line for line in text.splitlines()[1:] if "KUBE-" not in line]
+    assert all(len(line) <= columns for line in lines)
+    if words is EXPLAIN:
+        _, whole = on_terminal(words, 2000, KBE_NAT_SOCKET=str(socket), NO_COLOR="1")
+        assert text.split() == whole.split()
+
+
+def test_narrow_lists_keep_what_matters_most(socket: Path) -> None:
+    for words, titles in (
+        (["get", "svc"], ["service", "cluster-ip", "port(s)"]),
+        (["get", "flows"], ["client", "frontend", "backend"]),
+    ):
+        code, text = on_terminal(words, 60, KBE_NAT_SOCKET=str(socket))
+        head, *rows = text.splitlines()
+        assert (code, [title for title in titles if title in head]) == (0, titles)
+        assert rows and all(len(row) <= 60 and "…" not in row for row in rows)
+
+
+@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [EXPLAIN, ["top", "--iterations", "2", "-d", "0.1"], ["drain", VIP], ["get", "stats"]],
+    ids=lambda words: words[0],
+)
+def test_a_plain_terminal_gets_nothing_but_text(
+    socket: Path, words: list[str], plain: dict[str, str]
+) -> None:
+    if words[0] == "drain":
+        words = ["drain", "10.0.0.1", "--no-wait"]
+    code, text = on_terminal(words, 100, KBE_NAT_SOCKET=str(socket), **plain)
+    assert (code, "\x1b" in text) == (0, False)
+    code, text = on_terminal(words, 100, KBE_NAT_SOCKET=str(socket))
+    assert (code, "\x1b" in text) == (0, True)
+
+
+def test_top_goes_on_into_a_pipe(socket: Path) -> None:
+    command = [sys.executable, "-m", "kbe_nat", "top", "-d", "0.1", "--socket", str(socket)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        heads = 0
+        while heads < 3:
+            line = process.stdout.readline()
+            assert line, "it ended"
+            heads += line.startswith("service ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_top_ends_after_its_looks(ask: Ran) -> None:
+    code, out, _ = ask("top", "--iterations", "2", "-d", "0.1")
+    assert (code, out.count("packets/s,")) == (0, 2)
+
+
+def test_a_list_of_decisions_that_goes_on_has_its_heading(socket: Path) -> None:
+    command = [sys.executable, "-m", "kbe_nat", "decisions", "-f", "--socket", str(socket)]
+    for flags, first in (([], "time"), (["--no-headers"], "20")):
+        with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline().startswith(first)
+            if not flags:
+                assert process.stdout.readline().startswith("20"), "one heading"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+
+
+def test_what_is_drained_of_the_last_backend_is_said(ask: Ran, socket: Path) -> None:
+    code, out, err = ask("drain", "web", "--no-wait", "-o", "json")
+    said = "kbe-nat: no endpoint is left for default/web: new connections will be rejected\n"
+    assert (code, err) == (0, said)
+    assert '"unserved": ["default/web"]' in out
+    assert '"unserved": []' in ask("drain", "web", "--undo", "-o", "json")[1]
+
+
+def test_ctrl_c_says_that_the_drain_stays(socket: Path) -> None:
+    command = [sys.executable, "-m", "kbe_nat", "drain", "web", "--socket", str(socket)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout and process.stderr
+        assert "left after" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        *_, last = process.stderr.read().splitlines()
+    undo = f"kbe-nat drain default/web --undo --socket {socket}"
+    assert last == f"kbe-nat: default/web stays drained; to undo it: {undo}"
+    done = subprocess.run([*command[:3], *undo.split()[1:]], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "default/web gets new connections again\n")
