@@ -12,7 +12,7 @@ from written import write
 
 from kbe_nat.cli import GROUPS, app
 from kbe_nat.cli.flags.values import File
-from kbe_nat.cli.kinds import Resources
+from kbe_nat.cli.kinds import ALIASES, NAMED_BY, Resources
 from kbe_nat.cli.verb import sentence
 from kbe_nat.cli_words import OUTLINE
 
@@ -30,7 +30,11 @@ def outline(command: click.Command, help_text: str) -> dict[str, Any]:
             option(each) for each in command.get_params(context) if isinstance(each, click.Option)
         ],
         "arguments": [
-            {**values(each.type), "is_repeated": each.nargs < 0 and not is_kind(each)}
+            {
+                **values(each.type),
+                "is_repeated": each.nargs < 0 and not is_kind(each),
+                "is_kind": isinstance(each.type, Resources) and each.type.has_names,
+            }
             for each in command.params
             if isinstance(each, click.Argument)
         ],
@@ -38,6 +42,17 @@ def outline(command: click.Command, help_text: str) -> dict[str, Any]:
             name: outline(each, lines[name] if command is app else sentence(each.help or ""))
             for name, each in inner.items()
         },
+        **({"kinds": kinds()} if command is app else {}),
+    }
+
+
+def kinds() -> dict[str, str]:
+    """For each word that names a kind the kind of names that things of it have."""
+    return {
+        word: NAMED_BY[kind]
+        for kind, aliases in ALIASES.items()
+        if kind in NAMED_BY
+        for word in (kind, *aliases)
     }
 
 
@@ -54,7 +69,16 @@ def option(option: click.Option) -> dict[str, Any]:
         **(values(option.type) if takes_value else {}),
         **({"words": list(words)} if (words := getattr(option, "words", ())) else {}),
         **({"is_file": True} if getattr(option, "placeholder", "") in ("FILE", "DIR") else {}),
+        **({"names_of": names} if (names := getattr(option, "names_of", "")) else {}),
+        **source(option),
     }
+
+
+def source(option: click.Option) -> dict[str, Any]:
+    """Where the daemon is asked for names, which is the same on every machine."""
+    if "--socket" not in option.opts:
+        return {}
+    return {"default": str(option.default), "variable": option.envvar}
 
 
 def values(kind: click.ParamType[Any]) -> dict[str, Any]:
@@ -62,7 +86,8 @@ def values(kind: click.ParamType[Any]) -> dict[str, Any]:
     if isinstance(kind, File):
         return {"is_file": True}
     words = kind.choices if isinstance(kind, click.Choice) else getattr(kind, "kinds", ())
-    return {"words": list(words)} if words else {}
+    names = getattr(kind, "names_of", "")
+    return {**({"words": list(words)} if words else {}), **({"names_of": names} if names else {})}
 
 
 def is_kind(argument: click.Argument) -> bool:

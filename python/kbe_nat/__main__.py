@@ -6,9 +6,12 @@ runs and after its end, by KeyboardInterrupt in between. A reader that closes th
 
 import os
 import sys
-from collections.abc import Sequence
 
 from kbe_nat import interrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BAD_INPUT = 2
 NOT_FOUND = 1
@@ -17,7 +20,7 @@ COMPLETION = "_KBE_NAT_COMPLETE"
 VERSION = (["--version"], ["-V"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one verb and return the exit code: 0, 1 for a name of nothing, or 2 for bad input.
     Without arguments it is the process's command line that counts, and its Ctrl-C.
     """
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupt.arm()
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: "Sequence[str]") -> int:
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
@@ -59,7 +62,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _complain(f"{where}{error.strerror or error}")
 
 
-def _verb(arguments: Sequence[str]) -> int:
+def _verb(arguments: "Sequence[str]") -> int:
     # Imported here: Ctrl-C is armed before anything that takes time.
     import click
 

@@ -2,11 +2,13 @@
 
 A shell calls the command at each TAB. Flags of most verbs come from settings whose modules import
 the daemon or the lab, and click alone costs more than the whole answer should. So the answer comes
-from `cli_words.json`, which `tools/cli_words.py` writes of the verbs, and imports neither. The
-forms of answers are those that the scripts of `kbe-nat completion` expect.
+from `cli_words.json`, which `tools/cli_words.py` writes of the verbs, and imports neither. Names of
+what is served come from the daemon, or from the files on the line (`kbe_nat.cli_names`). The forms
+of answers are those that the scripts of `kbe-nat completion` expect.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,27 +47,33 @@ def answer(environment: Mapping[str, str]) -> str:
 
 def candidates(before: list[str], incomplete: str) -> Iterator[Word]:
     """The words that may stand behind others, and begin so."""
-    command = json.loads(OUTLINE.read_text())
+    outline = command = json.loads(OUTLINE.read_text())
     arguments: list[str] = []
+    given: list[tuple[dict[str, Any], str]] = []
     option: dict[str, Any] | None = None
     is_only_arguments = False
     for word in before:
         if option is not None:
+            given.append((option, word))
             option = None
         elif word == "--" and not is_only_arguments:
             is_only_arguments = True
         elif word.startswith("-") and len(word) > 1 and not is_only_arguments:
-            name, sign, _ = word.partition("=")
-            option = None if sign else _option(command, name)
+            name, sign, text = word.partition("=")
+            option = _option(command, name)
+            if sign and option:
+                given.append((option, text))
+                option = None
         elif word in command["commands"] and not arguments:
             command = command["commands"][word]
         else:
             arguments.append(word)
+    line = _Line(outline["kinds"], command, given)
     if option is not None:
-        yield from _values(option, incomplete)
+        yield from line.values(option, incomplete)
     elif incomplete.startswith("--") and "=" in incomplete:
         name, _, text = incomplete.partition("=")
-        yield from _values(_option(command, name) or {}, text)
+        yield from line.values(_option(command, name) or {}, text)
     elif incomplete.startswith("-") and not is_only_arguments:
         for each in command["options"]:
             for name in each["names"]:
@@ -76,10 +84,13 @@ def candidates(before: list[str], incomplete: str) -> Iterator[Word]:
         for name, inner in command["commands"].items():
             if name.startswith(incomplete):
                 yield Word(name, inner["help"])
-        if len(arguments) < len(command["arguments"]):
-            yield from _values(command["arguments"][len(arguments)], incomplete)
-        elif command["arguments"] and command["arguments"][-1].get("is_repeated"):
-            yield from _values(command["arguments"][-1], incomplete)
+        expected = command["arguments"]
+        if len(arguments) < len(expected):
+            yield from line.values(expected[len(arguments)], incomplete)
+        elif expected and expected[-1].get("is_repeated"):
+            yield from line.values(expected[-1], incomplete)
+        elif expected and expected[-1].get("is_kind"):
+            yield from line.names(outline["kinds"].get(arguments[0], ""), incomplete)
 
 
 def _option(command: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -90,12 +101,65 @@ def _option(command: dict[str, Any], name: str) -> dict[str, Any] | None:
     return None
 
 
-def _values(parameter: dict[str, Any], incomplete: str) -> Iterator[Word]:
-    if parameter.get("is_file"):
-        yield Word(incomplete, kind="file")
-    for word in parameter.get("words", ()):
-        if word.startswith(incomplete):
-            yield Word(word)
+class _Line(NamedTuple):
+    """What else stands on the line."""
+
+    kinds: dict[str, str]
+    """The names that belong to each word for a kind."""
+    command: dict[str, Any]
+    given: list[tuple[dict[str, Any], str]]
+    """Options with their values."""
+
+    def values(self, parameter: dict[str, Any], incomplete: str) -> Iterator[Word]:
+        """What may stand for a value."""
+        if parameter.get("is_file"):
+            yield Word(incomplete, kind="file")
+        for word in parameter.get("words", ()):
+            if word.startswith(incomplete):
+                yield Word(word)
+        kind, slash, start = incomplete.partition("/")
+        is_named = bool(slash) and kind in self.kinds
+        if parameter.get("is_kind") and is_named:
+            yield from self.names(self.kinds[kind], start, f"{kind}/")
+        elif names := parameter.get("names_of"):
+            if is_named and self.kinds[kind] == "services":
+                yield from self.names("services", start, f"{kind}/")
+            else:
+                yield from self.names(names, incomplete)
+
+    def names(self, kind: str, start: str, prefix: str = "") -> Iterator[Word]:
+        """Names of a kind that begin so, with the kind ahead of them."""
+        if kind:
+            # Only where names are wanted: it may read files.
+            from kbe_nat.cli_names import Place, names
+
+            files = [text for option, text in self.given if "-f" in option["names"]]
+            is_of_files = any(
+                "-f" in option["names"] and option.get("is_file") for option in self.options
+            )
+            place = Place(
+                self._value("--socket"),
+                tuple(files) if is_of_files else (),
+                "" if kind == "namespaces" else self._value("--namespace"),
+            )
+            yield from (Word(prefix + name) for name in names(kind, start, place))
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """Those of the command."""
+        options: list[dict[str, Any]] = self.command["options"]
+        return options
+
+    def _value(self, name: str) -> str:
+        """What an option is, on the line, by its variable or by itself."""
+        for option, text in self.given:
+            if name in option["names"]:
+                return text
+        for option in self.options:
+            if name in option["names"]:
+                variable = option.get("variable", "")
+                return os.environ.get(variable) or str(option.get("default", ""))
+        return ""
 
 
 def _split(text: str) -> list[str]:

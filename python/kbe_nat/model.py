@@ -9,7 +9,7 @@ The collector of cycles passes over these values (`gc=False`): there are hundred
 none can contain itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, TypeAlias
 
@@ -189,6 +189,14 @@ def qualified(name: str, namespace: str = "") -> str:
     one is said.
     """
     return name if "/" in name else f"{namespace or DEFAULT_NAMESPACE}/{name}"
+
+
+def port_names(name: str, numbers: Iterable[int]) -> set[str]:
+    """The names that mean a service port: its own, that of its Service, and that of its Service
+    with the number of a port at which clients reach it.
+    """
+    service = name.partition(":")[0]
+    return {name, service, *(f"{service}:{number}" for number in numbers)}
 
 
 def join_address(address: str, port: int) -> str:

@@ -297,6 +297,55 @@ def test_every_verb_takes_kind_and_name(ask: Ran, words: tuple[str, ...], kind: 
     assert '"default/wbe" not found' in err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("get", "svc", "NAME"),
+        ("get", "ep/NAME"),
+        ("get", "flows", "NAME"),
+        ("describe", "svc", "NAME"),
+        ("top", "NAME", "--iterations", "1", "-d", "100ms"),
+        ("decisions", "NAME"),
+        ("decisions", "--service", "NAME"),
+        ("conntrack", "-L", "NAME"),
+        ("conntrack", "-L", "--service", "NAME"),
+        ("strategy", "set", "NAME", "rr"),
+        ("drain", "NAME", "--no-wait"),
+        ("explain", "--live", "--from", "10.0.2.15", "--to", "NAME"),
+    ],
+    ids=" ".join,
+)
+def test_every_verb_takes_the_number_of_a_port(ask: Ran, words: tuple[str, ...]) -> None:
+    for name in ("web:80", "default/web:80", "svc/web:80"):
+        if name.startswith("svc/") and words[0] in ("get", "describe"):
+            continue
+        code, _, err = ask(*(word.replace("NAME", name) for word in words))
+        assert (code, "NotFound" in err) == (0, False), err
+    code, out, err = ask(*(word.replace("NAME", "web:81") for word in words))
+    assert (code, out) == (1, "")
+    assert '"default/web:81" not found' in err
+
+
+def test_the_number_of_a_port_means_that_port(ask: Ran) -> None:
+    assert names(ask, "get", "svc", "shop/web:443") == ["shop/web:https"]
+    assert names(ask, "get", "svc", "web:80", "-n", "shop") == ["shop/web:http"]
+    assert ask("get", "svc", "shop/web:30080")[0] == 1, "that of a node port is no name"
+    before = ask("decisions", "web")
+    assert before[0] == 0 and ask("decisions", "web:80") == before
+
+
+def test_events_of_a_name_of_nothing_are_none(ask: Ran) -> None:
+    said = 'Error from server (NotFound): services "default/wbe" not found\n'
+    assert ask("conntrack", "-E", "wbe") == (1, "", said)
+
+
+def test_a_description_has_no_columns(ask: Ran) -> None:
+    for form in ("wide", "name"):
+        code, out, err = ask("describe", "svc", "web", "-o", form)
+        assert (code, out) == (2, "")
+        assert f"--output: '{form}' is none of text, yaml, json, jsonpath=TEMPLATE" in err
+
+
 def test_a_short_flag_takes_a_sign_as_with_kubectl(ask: Ran) -> None:
     assert json.loads(ask("get", "svc", "-o=json", "-n=shop")[1])["kind"] == "ServiceList"
     assert ask("get", "svc", "-l=app=web", "-o=name")[1].split() == [

@@ -7,13 +7,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import click
 import pytest
 
+from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import SEED
 from kbe_nat.cli import GROUPS, VERBS, app
 from kbe_nat.cli.verb import VerbCommand
+from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.family import Family
+from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
 
 PACKAGES = {"click", "msgspec", "yaml", "inotify_simple", "aiohttp", "prometheus_client"}
 """Those of the installation, with the extra of the proxy."""
@@ -75,7 +80,6 @@ def test_completion_imports_no_verb_and_no_package(line: str) -> None:
     [
         ("pr", ["proxy"]),
         ("get s", ["services", "stats", "status"]),
-        ("get services ", []),
         ("get svc -o json --no", ["--no-headers"]),
         ("strategy set web w", ["wrr", "wlc"]),
         ("strategy s", ["set"]),
@@ -97,6 +101,71 @@ def test_completion_imports_no_verb_and_no_package(line: str) -> None:
     ],
 )
 def test_words_are_completed(line: str, words: list[str]) -> None:
+    for shell in ("bash", "fish"):
+        told = [each.partition("\t")[0] for each in completed(line, shell)]
+        assert told == [f"plain,{word}" for word in words], shell
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A daemon that serves default/web and shop/web:http, whose Node is n1."""
+    controller = controller_with(3)
+    controller.apply(
+        Snapshot(
+            2,
+            (
+                Service("default", "web", (VIP,), (ServicePort("", "udp", 80),)),
+                Service("shop", "web", ("172.30.0.2",), (ServicePort("http", "tcp", 80),)),
+                Service("shop", "api", ("172.30.0.3",), (ServicePort("http", "tcp", 80),)),
+            ),
+            {
+                ("default", "web"): (
+                    EndpointSlice(
+                        "web-1",
+                        Family.IPV4,
+                        (SlicePort("", "udp", 9876),),
+                        (Endpoint("10.0.0.1"),),
+                    ),
+                )
+            },
+            {"n1": Node("n1", ("192.0.2.1",), "za")},
+        )
+    )
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
+        monkeypatch.setenv("KBE_NAT_SOCKET", str(tmp_path / "control.sock"))
+        yield tmp_path / "control.sock"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("get svc ", ["web", "shop/api", "shop/web"]),
+        ("get svc w", ["web"]),
+        ("get ep web ", ["web", "shop/api", "shop/web"]),
+        ("get svc -n shop ", ["api", "web"]),
+        ("get svc --namespace=shop w", ["web"]),
+        ("get svc/sh", ["svc/shop/api", "svc/shop/web"]),
+        ("get svc shop/web:", ["shop/web:http"]),
+        ("get no ", ["n1"]),
+        ("get stats ", []),
+        ("get svc -n s", ["shop"]),
+        ("describe svc shop/w", ["shop/web"]),
+        ("describe service/w", ["service/web"]),
+        ("describe svc web -o ", ["text", "yaml", "json", "jsonpath="]),
+        ("top sh", ["shop/api", "shop/web"]),
+        ("decisions svc/w", ["svc/web"]),
+        ("conntrack -L -f ipv4 --service w", ["web"]),
+        ("strategy set w", ["web"]),
+        ("drain ", ["web", "shop/api", "shop/web", "10.0.0.1:9876"]),
+        ("drain 10", ["10.0.0.1:9876"]),
+        ("explain --live --to w", ["web"]),
+        (f"explain -f {SEED} --to ", ["simpleservice"]),
+        (f"explain -f {SEED} --to svc/", ["svc/simpleservice"]),
+        ("explain -f /nonexistent --to ", []),
+        ("get svc --socket /nonexistent ", []),
+    ],
+)
+def test_names_are_completed(served: Path, line: str, words: list[str]) -> None:
     for shell in ("bash", "fish"):
         told = [each.partition("\t")[0] for each in completed(line, shell)]
         assert told == [f"plain,{word}" for word in words], shell

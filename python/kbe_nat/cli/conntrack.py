@@ -16,7 +16,7 @@ import click
 
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
-from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
+from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name, parameter_names
 from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of
 from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.output import show_document, show_json_rows
@@ -161,8 +161,13 @@ def conntrack(
 
 def _check(command: click.Context, task: TaskSettings, flows: FlowFilter) -> None:
     """Raises `SettingError` for flags that contradict each other or have no effect."""
-    if sum(getattr(task, name) for name in TASKS) > 1:
-        raise SettingError("conntrack", "only one of -L, -G, -E, -C, -D, -F and -S can be done")
+    tasks = [name for name in TASKS if getattr(task, name)]
+    if len(tasks) > 1:
+        flag = TASK_FLAGS[tasks[-1]]
+        assert isinstance(flag, Flag)
+        raise SettingError(
+            flag_name(tasks[-1], flag), "only one of -L, -G, -E, -C, -D, -F and -S can be done"
+        )
     if task.mask and not task.events:
         raise SettingError("--event-mask", "it has no effect without -E")
     if "json" in task.output and len(task.output) > 1:
@@ -293,7 +298,7 @@ def _side(row: FlowRow, source: End, destination: End, direction: int) -> Iterat
 
 
 def _watch(socket: Path, flows: FlowFilter, task: TaskSettings) -> None:
-    for event in ask(socket, "events", EventRow):
+    for event in ask(socket, "events", EventRow, names=list(flows.names)):
         # The daemon sends an empty event as a sign of life.
         if event.flow is None or not flows.matches(event.flow):
             continue

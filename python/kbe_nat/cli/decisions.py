@@ -14,6 +14,7 @@ from kbe_nat.cli.flags.listing import (
     ListingSettings,
     Output,
     SelectionSettings,
+    output_flag,
 )
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
@@ -40,7 +41,9 @@ class DecisionSettings:
 
 
 DECISION_FLAGS: Final[Flags] = {
-    name: flag for name, flag in LISTING_FLAGS.items() if name not in ("is_watched", "shows_events")
+    "output": output_flag("text", "wide", "yaml", "json"),
+    "no_headers": LISTING_FLAGS["no_headers"],
+    "sort_by": LISTING_FLAGS["sort_by"],
 }
 
 
@@ -64,7 +67,7 @@ class DecisionFilter:
 
 
 FILTER_FLAGS: Final[Flags] = {
-    "service": TextFlag(Flag("--service", help="As a NAME."), service_name),
+    "service": TextFlag(Flag("--service", help="As a NAME.", names_of="services"), service_name),
     "client": Flag("--client", metavar="ADDRESS", help="Only this client's."),
     "verdict": Flag("--verdict", help="Only this verdict."),
     "since": Flag(

@@ -7,12 +7,12 @@ from typing import Annotated, Final
 
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.listing import (
-    OUTPUT_FLAG,
     SELECTION_FLAGS,
     TEXT,
     ListingSettings,
     Output,
     SelectionSettings,
+    output_flag,
 )
 from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.flags.parameters import Flags
@@ -23,7 +23,6 @@ from kbe_nat.cli.verb import verb
 from kbe_nat.cli.views import frontend_text
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow
-from kbe_nat.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class DocumentSettings:
     output: Output = TEXT
 
 
-DOCUMENT_FLAGS: Final[Flags] = {"output": OUTPUT_FLAG}
+DOCUMENT_FLAGS: Final[Flags] = {"output": output_flag("text", "yaml", "json")}
 KINDS: Final = ("services",)
 
 
@@ -62,8 +61,6 @@ def describe(
     """
     names = resources(words, KINDS, "describe")["services"]
     output = document.output
-    if output.form in ("wide", "name"):
-        raise SettingError("--output", f"a description is not written as {output.form}")
     wanted = selection_parameters(selection, names)
     look = partial(ask_rows, socket, "describe", DescriptionRow, **wanted)
     if output.is_document:

@@ -6,7 +6,7 @@ import msgspec
 
 from kbe_nat.cli.kinds import service_name
 from kbe_nat.errors import NotFoundError, SettingError
-from kbe_nat.model import join_address, qualified
+from kbe_nat.model import join_address, port_names, qualified
 from kbe_nat.sources.address import split_address
 
 
@@ -35,29 +35,21 @@ def is_name(text: str) -> bool:
     return False
 
 
-def service_of(text: str) -> str:
-    """The Service that a name is of, as namespace/name."""
-    return qualified(service_name(text)).partition(":")[0]
-
-
 def frontend_of(text: str, ports: Iterable[Reachable], protocol: str | None) -> tuple[str, str]:
     """Address and port as text, and the protocol, of the frontend that NAME, NAME:PORT or
-    svc/NAME:PORT stands for; a port is a name or a number. Raises `NotFoundError`; `SettingError`
-    where the name is of several ports.
+    svc/NAME:PORT stands for. Raises `NotFoundError`; `SettingError` where the name is of several
+    ports.
     """
-    service = service_of(text)
-    port = qualified(service_name(text)).partition(":")[2]
+    name = qualified(service_name(text))
     chosen = [
         (each, place.address, place.port)
         for each in ports
         for place in each.frontends
         if place.address is not None
-        and each.name.partition(":")[0] == service
-        and port in ("", each.name.partition(":")[2], str(place.port))
+        and name in port_names(each.name, [place.port])
         and protocol in (None, each.protocol)
     ]
     if not chosen:
-        name = f"{service}:{port}" if port else service
         raise NotFoundError("services", f"{name} ({protocol})" if protocol else name)
     names = dict.fromkeys(each.name for each, *_ in chosen)
     if len(names) > 1:

@@ -26,7 +26,7 @@ def drain(
         Argument(
             help="ADDRESS or ADDRESS:PORT; or a Service, as NAME or svc/NAME, of which all backends"
             " are meant.",
-            type=ServiceName(),
+            type=ServiceName("backends"),
         ),
     ],
     deadline: Annotated[

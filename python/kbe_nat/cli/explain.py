@@ -15,7 +15,7 @@ from msgspec import ValidationError, convert
 
 from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
-from kbe_nat.cli.destination import Place, Reachable, frontend_of, is_name, service_of
+from kbe_nat.cli.destination import Place, Reachable, frontend_of, is_name
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
 from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, NodeCommand, node_options
@@ -28,6 +28,7 @@ from kbe_nat.cli.flags.objects import (
 from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
+from kbe_nat.cli.kinds import service_name
 from kbe_nat.cli.output import bold, show, show_document, show_json_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
@@ -63,7 +64,9 @@ class PacketDescription:
 PACKET_FLAGS: Final[Flags] = {
     "source": Flag("--from", help="Source, as ADDRESS or ADDRESS:PORT."),
     "destination": Flag(
-        "--to", help="Destination, as ADDRESS:PORT; or a Service, as NAME:PORT or svc/NAME."
+        "--to",
+        help="Destination, as ADDRESS:PORT; or a Service, as NAME:PORT or svc/NAME.",
+        names_of="services",
     ),
     "protocol": Flag(
         "--proto",
@@ -118,7 +121,7 @@ def explain(
     if (capture is not None) + (question is not None) + (flows is not None) != 1 or (
         (capture is None) != (number is None)
     ):
-        raise SettingError("packet", "give --from and --to, or --flows, or a capture and --packet")
+        raise SettingError(*_which(packet, capture, number, flows))
     if question is None:
         refuse_on_command_line(
             command, ["proto", "iif"], "it has no effect: it belongs to --from and --to"
@@ -186,12 +189,30 @@ class _Offline:
         return POD_INTERFACE if matches(device, interface or "eth0") else OTHER_INTERFACE
 
 
+def _which(
+    packet: PacketDescription, capture: Path | None, number: int | None, flows: Path | None
+) -> tuple[str, str]:
+    """The flag that is missing or too much, and why, where not one packet or list is described."""
+    ways = "give --from and --to, or --flows, or a capture and --packet"
+    if capture is not None and number is None:
+        return "--packet", f"say which packet of {capture} is meant"
+    if number is not None and capture is None:
+        return "--packet", f"say which capture it is of; {ways}"
+    if flows is not None:
+        return "--flows", f"one description is enough: {ways}"
+    return (
+        "--from",
+        f"{'one description is enough' if packet.source else 'it is missing'}: {ways}",
+    )
+
+
 def _question(packet: PacketDescription) -> FlowQuestion | None:
     """The packet of the flags, if they describe one. Raises `SettingError` for half of one."""
     if packet.source is None and packet.destination is None:
         return None
     if packet.source is None or packet.destination is None:
-        raise SettingError("packet", "give --from and --to, or --flows, or a capture and --packet")
+        missing = "--to" if packet.destination is None else "--from"
+        raise SettingError(missing, "a packet has both: give --from and --to")
     try:
         protocol = convert(packet.protocol.lower(), Protocol) if packet.protocol else None
     except ValidationError:
@@ -224,7 +245,7 @@ def _ask(live: LiveSettings, question: FlowQuestion) -> tuple[bytes, Explanation
     """A packet, and its explanation by a running daemon."""
     ports: Iterable[Reachable] = ()
     if is_name(question.destination):
-        names = [service_of(question.destination)]
+        names = [service_name(question.destination)]
         ports = ask_rows(live.socket, "services", Reachable, names=names)
     packet = _describe(question, ports)
     (explanation,) = ask(

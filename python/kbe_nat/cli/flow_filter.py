@@ -96,7 +96,7 @@ class FlowFilter:
         return replace(self, names=tuple(map(qualified, (*first, *names))))
 
     def parameters(self) -> dict[str, object]:
-        """What the daemon filters by; `matches` does the rest."""
+        """What the daemon filters by, its names above all; `matches` does the rest."""
         values: dict[str, object] = {
             "protocol": self.protocol,
             "source": _single(self.source),
@@ -112,7 +112,7 @@ class FlowFilter:
         return all(getattr(self, each.name) in ("", (), None, False) for each in fields(self))
 
     def matches(self, row: FlowRow) -> bool:
-        """Whether a connection fits in everything."""
+        """Whether a connection fits in everything but the names."""
         ends = (
             (self.source, self.source_port, row.source),
             (self.destination, self.destination_port, row.destination),
@@ -130,11 +130,6 @@ class FlowFilter:
             and all(_has_status(row, word) for word in self.status)
             and (not self.masqueraded or row.masquerade)
             and (self.mark is None or _has_mark(row, *self.mark))
-            and (
-                not self.names
-                or row.service in self.names
-                or row.service.partition(":")[0] in self.names
-            )
         )
 
 
@@ -246,6 +241,6 @@ FILTER_FLAGS: Final[Flags] = {
         Flag("--mark", "-m", metavar="MARK[/MASK]", help="The kernel's connmark (first-packet)."),
         parse_mark,
     ),
-    "service": TextFlag(Flag("--service", help="As a NAME."), service_name),
+    "service": TextFlag(Flag("--service", help="As a NAME.", names_of="services"), service_name),
     "names": None,
 }

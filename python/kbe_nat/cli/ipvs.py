@@ -39,7 +39,8 @@ def ipvs(
       kbe-nat ipvs -Lnc
     """
     if stats + rate + connections > 1:
-        raise SettingError("ipvs", "only one of --stats, --rate and -c can be shown")
+        flags = [name for name, is_given in (("--stats", stats), ("--rate", rate)) if is_given]
+        raise SettingError(flags[-1], "only one of --stats, --rate and -c can be shown")
     if connections:
         _print_connections(socket)
         return
@@ -65,7 +66,9 @@ def ipvs(
 
 def _inactive(row: DescriptionRow, endpoint: EndpointRow) -> int:
     """What IPVS counts so: all that is no TCP or SCTP, and those that are being closed."""
-    return endpoint.inactive if row.protocol in STATEFUL else endpoint.active
+    if row.protocol in STATEFUL:
+        return endpoint.inactive
+    return endpoint.active
 
 
 def _frontends(row: DescriptionRow) -> list[str]:

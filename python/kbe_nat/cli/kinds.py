@@ -25,6 +25,14 @@ ALIASES: Final = {
     "status": (),
 }
 """Every kind that a listing has, with its other names."""
+NAMED_BY: Final = {
+    "services": "services",
+    "endpoints": "services",
+    "endpointslices": "services",
+    "flows": "services",
+    "nodes": "nodes",
+}
+"""Whose names stand behind a kind; the others have none."""
 _KINDS: Final = {word: kind for kind, aliases in ALIASES.items() for word in (kind, *aliases)}
 
 
@@ -33,8 +41,10 @@ class Resources(click.ParamType[str]):
 
     name = "kind"
 
-    def __init__(self, kinds: Sequence[str]) -> None:
+    def __init__(self, kinds: Sequence[str], *, has_names: bool = True) -> None:
+        """`has_names` says whether the daemon knows the names of things of these kinds."""
         self.kinds = kinds
+        self.has_names = has_names
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
         """The kinds, until one is there."""
@@ -49,6 +59,10 @@ class ServiceName(click.ParamType[str]):
     """A word that names a Service or a port of it, by KIND/NAME too, without the kind."""
 
     name = "name"
+
+    def __init__(self, names_of: str = "services") -> None:
+        """`names_of` is what a shell offers, see `kbe_nat.cli_names`."""
+        self.names_of = names_of
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:  # noqa: ANN401
         """See click."""

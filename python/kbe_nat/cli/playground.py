@@ -127,7 +127,7 @@ def get(
         Argument(
             help="pods, services, replicationcontrollers or endpoints, and names.",
             metavar="KIND [NAME...]",
-            type=Resources(KINDS_LISTED),
+            type=Resources(KINDS_LISTED, has_names=False),
         ),
     ],
     *,

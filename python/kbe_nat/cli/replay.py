@@ -169,6 +169,9 @@ def _check(results: ResultSettings, changes: list[Change]) -> None:
     if results.is_annotated and (results.target is None or is_standard_output(results.target)):
         reason = "name the file that is written, which cannot be standard output: -w out.pcapng"
         raise SettingError("--annotate", reason)
+    if results.is_annotated and results.target and results.target.suffix == ".pcap":
+        reason = f"comments need pcapng: name it so, as in {results.target.with_suffix('.pcapng')}"
+        raise SettingError("--write", reason)
     targets = [
         target.resolve()
         for target in (results.target, results.flows_csv, results.flows_parquet)

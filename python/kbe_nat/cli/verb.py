@@ -16,6 +16,7 @@ import click
 
 from kbe_nat import interrupt
 from kbe_nat.cli.flags.parameters import Flags, Option, Settings, parameter
+from kbe_nat.errors import SettingError
 
 
 class Page(click.HelpFormatter):
@@ -90,7 +91,20 @@ class VerbCommand(click.Command):
         for word in args[:end]:
             is_assigned = word[:2] in short and word[2:3] == "="
             words += [word[:2], word[3:]] if is_assigned else [word]
+        ctx.meta[WORDS] = words
         return super().parse_args(ctx, [*words, *args[end:]])
+
+    def _typed(self, flag: str, context: click.Context) -> str:
+        """A flag as it stands on the command line; as it is where it does not."""
+        option = next((each for each in self.params if flag in each.opts), None)
+        words: list[str] = context.meta.get(WORDS, [])
+        for spelling in option.opts if option else ():
+            is_short = not spelling.startswith("--")
+            for word in words:
+                has_value = word.startswith(f"{spelling}=") or (is_short and word[:2] == spelling)
+                if word == spelling or has_value:
+                    return spelling
+        return flag
 
     def _parameters(self, tables: dict[str, Flags]) -> Iterator[click.Parameter]:
         for name, each in inspect.signature(self._function).parameters.items():
@@ -104,13 +118,16 @@ class VerbCommand(click.Command):
                 yield parameter(name, each.annotation, each.default)
 
     def _call(self, **values: Any) -> Any:  # noqa: ANN401
-        built = {name: each.build(values) for name, each in self._settings.items()}
-        if self._context_name:
-            built[self._context_name] = click.get_current_context()
-        # From here on there may be something to tidy up.
-        interrupt.disarm()
+        context = click.get_current_context()
         try:
+            built = {name: each.build(values) for name, each in self._settings.items()}
+            if self._context_name:
+                built[self._context_name] = context
+            # From here on there may be something to tidy up.
+            interrupt.disarm()
             return self._function(**values, **built)
+        except SettingError as error:
+            raise SettingError(self._typed(error.flag, context), error.reason) from None
         except KeyboardInterrupt:
             # click would write a line.
             raise click.exceptions.Exit(interrupt.INTERRUPTED) from None
@@ -214,6 +231,8 @@ def group_of(option: click.Option) -> str:
     return option.group if isinstance(option, Option) else ""
 
 
+WORDS: Final = "kbe_nat.words"
+"""Of the command line, in the context."""
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 TITLES: Final = {
     "": "Options",

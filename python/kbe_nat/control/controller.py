@@ -30,7 +30,7 @@ from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Datapath
 from kbe_nat.engine_tables import EngineTables
 from kbe_nat.errors import ArgumentError, NotFoundError
-from kbe_nat.model import ServiceKey, Snapshot, Strategy, join_address
+from kbe_nat.model import ServiceKey, Snapshot, Strategy, join_address, port_names
 from kbe_nat.policy.delta import PlanConsumer, PlanDelta
 from kbe_nat.policy.options import Options
 from kbe_nat.policy.plan import Backend, Plan, PlannedPort
@@ -275,7 +275,8 @@ class Controller:
         ports = [
             port
             for port in self.plan.ports
-            if service in (port.name, f"{port.namespace}/{port.service}")
+            if service
+            in port_names(port.name, (each.port for each in port.frontends if each.address))
         ]
         if not ports:
             raise NotFoundError("services", service)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
-from kbe_nat.daemon.rows import DecisionAction, End
+from kbe_nat.daemon.rows import DecisionAction, End, NameKind
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
 from kbe_nat.sources.manifests.documents import reason_and_path
@@ -39,6 +39,10 @@ class _Ends(_Parameters, frozen=True):
 
 class _Named(_Parameters, frozen=True):
     names: Annotated[list[Text], msgspec.Meta(max_length=1000)] = []
+
+
+class _Names(_Parameters, frozen=True):
+    kind: NameKind
 
 
 class _Listing(_Filters, frozen=True):
@@ -84,12 +88,13 @@ VERBS: Final[dict[str, type[_Parameters]]] = {
     "endpoints": _Selection,
     "slices": _Selection,
     "nodes": _Named,
+    "names": _Names,
     "describe": _Selection,
     "flows": _Listing,
     "delete": _Ends,
     "flush": _Parameters,
     "decisions": _Decisions,
-    "events": _Parameters,
+    "events": _Selection,
     "rules": _Parameters,
     "stats": _Parameters,
     "dump": _Dump,

@@ -270,6 +270,16 @@ class EventRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """The connection."""
 
 
+class NameKind(StrEnum):
+    """What a shell completes the names of."""
+
+    SERVICES = "services"
+    PORTS = "ports"
+    BACKENDS = "backends"
+    NODES = "nodes"
+    NAMESPACES = "namespaces"
+
+
 class DecisionAction(StrEnum):
     """What was done with a first packet."""
 

@@ -1,15 +1,15 @@
 """Which service ports a request means: by names, by their namespace, by labels of their Services.
 
 This is the one place where names of Services become service ports. A name is `NAMESPACE/NAME` for
-all ports of a Service, or `NAMESPACE/NAME:PORT` for one of them; without a namespace that of the
-request counts, or "default".
+all ports of a Service, or `NAMESPACE/NAME:PORT` for one of them, where PORT is its name or the
+number at which clients reach it; without a namespace that of the request counts, or "default".
 """
 
 from collections.abc import Iterable
 
 from kbe_nat.control.controller import Controller
 from kbe_nat.errors import ControlError, NotFoundError
-from kbe_nat.model import qualified
+from kbe_nat.model import port_names, qualified
 from kbe_nat.policy.plan import PlannedPort
 from kbe_nat.policy.selector import Selector, label_map, parse_selector
 
@@ -50,12 +50,18 @@ class Selection:
                 service.key for service in services if selector.selects(label_map(service.labels))
             }
         wanted = frozenset(self._names)
+        wanted_services = {name.partition(":")[0] for name in wanted}
         return [
             port
             for port in self._controller.plan.ports
-            if (not wanted or not wanted.isdisjoint(names_of(port)))
-            and (not self._namespace or wanted or port.namespace == self._namespace)
-            and (labels is None or port.service_key in labels)
+            # The name of the Service first, which most ports fail by.
+            if not wanted
+            or (
+                f"{port.namespace}/{port.service}" in wanted_services
+                and not wanted.isdisjoint(names_of(port))
+            )
+            if not self._namespace or wanted or port.namespace == self._namespace
+            if labels is None or port.service_key in labels
         ]
 
     def port_names(self) -> list[str]:
@@ -66,8 +72,17 @@ class Selection:
         return sorted({*(port.name for port in ports), *self._missing(ports)})
 
     def service_names(self) -> list[str]:
-        """The names that were asked for; those of the ports where a namespace or labels were."""
-        return self._names or self.port_names()
+        """The names of Services and of ports that were asked for; where a number, a namespace or
+        labels were, those of the ports.
+        """
+        if not self._names:
+            return self.port_names()
+        ports = self.ports()
+        own = {name for port in ports for name in port_names(port.name, ())}
+        known = [name for name in self._names if name in own]
+        others = [name for name in self._names if name not in own]
+        found = [port.name for port in ports if not names_of(port).isdisjoint(others)]
+        return [*dict.fromkeys([*known, *found, *self._missing(ports)])]
 
     def check(self, kind: str = "services", others: Iterable[str] = ()) -> None:
         """Raises `NotFoundError` when names are of no port and not of `others`, with the kind
@@ -94,6 +109,6 @@ class Selection:
         return [name for name in self._names if name not in present]
 
 
-def names_of(port: PlannedPort) -> tuple[str, str]:
-    """The names that mean a port: its own, and that of its Service."""
-    return port.name, f"{port.namespace}/{port.service}"
+def names_of(port: PlannedPort) -> set[str]:
+    """The names that mean a port, see `port_names`."""
+    return port_names(port.name, (each.port for each in port.frontends if each.address))

@@ -30,6 +30,7 @@ from kbe_nat.daemon.rows import (
     EndpointRow,
     EventRow,
     FlowRow,
+    NameKind,
     NodeRow,
     QueueRow,
     RulesRow,
@@ -123,6 +124,26 @@ class Verbs:
         if missing := [name for name in names if name not in nodes]:
             raise NotFoundError("nodes", *missing)
 
+    def names(self, kind: NameKind) -> Iterator[list[str]]:
+        """The names that there are of a kind, in pages, for a shell that completes them."""
+        ports = self._controller.plan.ports
+        match kind:
+            case NameKind.SERVICES:
+                found = {f"{port.namespace}/{port.service}" for port in ports}
+            case NameKind.PORTS:
+                found = {port.name for port in ports}
+            case NameKind.BACKENDS:
+                found = {
+                    str(backend)
+                    for port in ports
+                    for backend in (*port.cluster_backends, *port.local_backends)
+                }
+            case NameKind.NODES:
+                found = set(self._controller.snapshot.nodes)
+            case NameKind.NAMESPACES:
+                found = {port.namespace for port in ports}
+        yield from _pages(sorted(found))
+
     def describe(self, **selection: Any) -> Iterator[list[DescriptionRow]]:  # noqa: ANN401
         """Everything about service ports, in pages."""
         chosen = self._select(**selection)
@@ -175,13 +196,18 @@ class Verbs:
         """End all connections. Yields their number."""
         yield self._controller.engine.delete_flows()
 
-    def events(self) -> Iterator[EventRow]:
+    def events(self, **selection: Any) -> Iterator[EventRow]:  # noqa: ANN401
         """The events of connections, from now on; an empty row now and then, so that the thread
         notices when its client is gone.
         """
+        chosen = self._select(**selection)
+        chosen.check()
         with self._subscribers.subscribe() as subscription:
             while True:
                 batch = subscription.take(HEARTBEAT)
+                if chosen:
+                    names = set(chosen.port_names())
+                    batch = [each for each in batch if each[1].service in names]
                 if not batch:
                     yield EventRow()
                 over = [flow for kind, flow in batch if kind == ENDED]

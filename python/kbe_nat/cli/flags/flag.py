@@ -20,6 +20,7 @@ class Flag:
         "metavar",
         "min",
         "names",
+        "names_of",
         "words",
     )
 
@@ -34,6 +35,7 @@ class Flag:
         is_counted: bool = False,
         is_duration: bool = False,
         words: tuple[str, ...] = (),
+        names_of: str = "",
     ) -> None:
         self.names = names
         self.help = help
@@ -50,6 +52,8 @@ class Flag:
         """Its value is written as a duration, and is seconds."""
         self.words = words
         """That a shell offers for its value; others may stand there, too."""
+        self.names_of = names_of
+        """The kind of names that a shell offers, see `kbe_nat.cli_names`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """The flags of listings, as kubectl has them: what is listed, and how it is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from kbe_nat.cli.flags.flag import Flag
@@ -37,15 +39,15 @@ class Output:
 TEXT: Final = Output()
 
 
-def parse_output(text: str) -> Output:
-    """The value of -o. Raises ValueError."""
+def parse_output(text: str, forms: Sequence[str]) -> Output:
+    """The value of -o, one of the forms or a template. Raises ValueError."""
     form, _, template = text.partition("=")
     if form == "jsonpath":
         if not template:
             raise ValueError("jsonpath needs a template, such as jsonpath='{.items[*].name}'")
         return Output(form, Template(template))
-    if text not in FORMS:
-        raise ValueError(f"{text!r} is none of {', '.join(FORMS)}, jsonpath=TEMPLATE")
+    if text not in forms:
+        raise ValueError(f"{text!r} is none of {', '.join(forms)}, jsonpath=TEMPLATE")
     return Output(form)
 
 
@@ -71,20 +73,23 @@ class SelectionSettings:
 
 
 FORMS: Final = ("text", "wide", "yaml", "json", "name")
-OUTPUT_FLAG: Final = TextFlag(
-    Flag(
+
+
+def output_flag(*forms: str) -> TextFlag:
+    """The flag of a verb whose result is written in these forms, or by a template."""
+    flag = Flag(
         "--output",
         "-o",
         metavar="FORM",
-        help="How the result is written: text, wide, yaml, json, name or jsonpath=TEMPLATE."
-        " Default: text.",
-        words=(*FORMS, "jsonpath="),
-    ),
-    parse_output,
-)
+        help=f"How the result is written: {', '.join(forms)} or jsonpath=TEMPLATE. Default: text.",
+        words=(*forms, "jsonpath="),
+    )
+    return TextFlag(flag, partial(parse_output, forms=forms))
+
+
 WATCH_FLAG: Final = Flag("--watch", "-w", help="Then show what changes, row by row, until Ctrl-C.")
 LISTING_FLAGS: Final[Flags] = {
-    "output": OUTPUT_FLAG,
+    "output": output_flag(*FORMS),
     "no_headers": Flag("--no-headers", help="Print no names of columns."),
     "sort_by": TextFlag(
         Flag(
@@ -100,7 +105,10 @@ LISTING_FLAGS: Final[Flags] = {
     ),
 }
 NAMESPACE_FLAG: Final = Flag(
-    "--namespace", "-n", help="Namespace of what is meant. Default: all; default for a NAME."
+    "--namespace",
+    "-n",
+    help="Namespace of what is meant. Default: all; default for a NAME.",
+    names_of="namespaces",
 )
 SELECTION_FLAGS: Final[Flags] = {
     "namespace": NAMESPACE_FLAG,

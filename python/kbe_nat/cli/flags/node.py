@@ -40,6 +40,7 @@ NODE_FLAGS: Final[Flags] = {
         "--node",
         help="Node to work for. Default: the only Node among the objects, or the one that has this"
         " host's name or a --node-address.",
+        names_of="nodes",
     ),
     "node_addresses": TextFlag(
         Flag(

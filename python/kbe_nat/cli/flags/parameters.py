@@ -46,6 +46,8 @@ class Option(click.Option):
     """What stands for its value in the help."""
     words: tuple[str, ...] = ()
     """That a shell offers for its value, where its type has none."""
+    names_of: str = ""
+    """The kind of names that it offers."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The spelling with FILE, SECONDS or the words that may stand there, and the help."""
@@ -146,6 +148,7 @@ def option(
     result = Option([*spellings, name], **attributes)
     result.group = group
     result.words = flag.words
+    result.names_of = flag.names_of
     if not is_truth and not flag.is_counted:
         result.placeholder = flag.metavar or _placeholder(result.type, spellings[0])
     return result
