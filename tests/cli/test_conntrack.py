@@ -5,14 +5,19 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from scapy.layers.inet import IP, TCP
 
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import Ran
+from kbe_nat.cli.flow_filter import FlowFilter, parse_nat, with_any
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
 
@@ -52,6 +57,15 @@ def ask(
         ("-u UNREPLIED", 3),
         ("-u ASSURED,SEEN_REPLY", 0),
         ("-n", 0),
+        ("--src-nat 10.0.0.0/8", 0),
+        ("-g", 3),
+        ("-g -p udp", 3),
+        ("-g 10.0.0.1", 3),
+        ("--dst-nat 10.9.0.0/16", 0),
+        ("-j", 3),
+        ("-j 10.0.0.0/24", 3),
+        ("--any-nat 10.1.0.1", 0),
+        ("svc/web -j", 3),
         # The kernel does not track them.
         ("-m 0", 0),
         ("--service web", 3),
@@ -186,6 +200,77 @@ def test_ipvs_counts(ask: Ran, flag: str, numbers: str) -> None:
         ["->", "10.0.0.1:9876"],
     )
     assert server.split()[2:] == backend.split()[2:] == numbers.split()
+
+
+def test_a_masqueraded_connection_is_found_by_either_address(ask: Ran) -> None:
+    row = next(iter(ask_rows_of(ask)))
+    row = replace(row, masquerade=True, reply_destination=("10.0.2.15", 5555))
+    for flags, is_found in (
+        ("-n", True),
+        ("-n 10.0.2.15", True),
+        ("-n 10.0.0.1", False),
+        ("-g 10.0.0.1", True),
+        ("-g 10.0.2.15", False),
+        ("-j 10.0.2.15", True),
+        ("-j 10.0.0.1", True),
+        ("-j 10.7.0.0/16", False),
+    ):
+        words = with_any(flags.split())
+        settings = {"-n": "source_nat", "-g": "destination_nat", "-j": "any_nat"}
+        fields: dict[str, Any] = {settings[words[0]]: parse_nat(words[1])}
+        wanted = FlowFilter(**fields)
+        assert wanted.matches(row) is is_found, flags
+
+
+def ask_rows_of(ask: Ran) -> list[FlowRow]:
+    items = ask.json("get", "flows")["items"]
+    return [msgspec.convert(item, FlowRow) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("words", "flag", "said"),
+    [
+        ("conntrack -U", "-U", "marks and timeouts are the kernel's"),
+        ("conntrack --update -p tcp", "--update", "marks and timeouts"),
+        ("conntrack -I -p tcp", "-I", "connections begin by packets"),
+        ("conntrack -L -w 7", "-w", "in the default zone alone"),
+        ("conntrack -L -o timestamp", "-o", "ktimestamp shows when"),
+        ("conntrack -L -E", "-E", "only one of"),
+        ("conntrack --list --event", "--event", "only one of"),
+        ("ipvs -Z", "-Z", "counters only grow"),
+        ("ipvs -LnZ", "-Z", "counters only grow"),
+        ("ipvs -A -t 10.0.0.1:80", "-A", "kubectl changes them"),
+        ("ipvs -C", "-C", "conntrack -F ends all"),
+        ("ipvs --stats -c --rate", "--rate", "only one of"),
+        ("ipvs -L -t 10.0.0.1", "-t", "'10.0.0.1' has no port"),
+        ("ipvs -L -t 10.0.0.1:80 -u 10.0.0.1:53", "-u", "one virtual server"),
+    ],
+)
+def test_what_there_is_not_is_answered_by_a_sentence(
+    ask: Ran, words: str, flag: str, said: str
+) -> None:
+    code, out, err = ask(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"kbe-nat: Invalid value for {flag}: ") and said in err
+
+
+def test_the_beginning_of_a_connection_is_shown(ask: Ran) -> None:
+    code, out, _ = ask("conntrack", "-L", "-o", "ktimestamp,id")
+    assert (code, len(out.splitlines())) == (0, 3)
+    for line in out.splitlines():
+        (stamp,) = re.findall(r" \[start=([^]]+)\] id=", line)
+        assert abs(time.mktime(time.strptime(stamp)) - time.time()) < 60
+
+
+def test_ipvs_lists_one_virtual_server(ask: Ran) -> None:
+    one = ask("ipvs", "-Ln", "-u", f"{VIP}:80")
+    assert one == ask("ipvs", "-Ln", "--udp-service", f"{VIP}:80")
+    assert one[0] == 0 and one[1].count("UDP ") == 1
+    for form in (["--stats"], ["-c"]):
+        assert ask("ipvs", "-Ln", "-u", f"{VIP}:80", *form) == ask("ipvs", "-Ln", *form)
+    for flags in (["-t", f"{VIP}:80"], ["-u", f"{VIP}:81"], ["-u", "[fd00::1]:80"]):
+        code, out, err = ask("ipvs", "-Ln", *flags)
+        assert (code, out) == (1, "") and f'services "{flags[1]}" not found' in err
 
 
 def test_ipvs_lists_connections(ask: Ran) -> None:

@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from harness.verbs import SEED, VIP, Ran
+from harness.verbs import ROOT, SEED, VIP, Ran
 from kbe_nat.cli import VERBS, app
 from kbe_nat.cli.flags.node import ADDRESS_FLAG, NodeCommand
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.errors import ControlError
+
+NODES = str(ROOT / "examples/node/objects.yaml")
+CAPTURE = str(ROOT / "examples/traffic.pcap")
 
 
 @pytest.mark.parametrize(
@@ -383,3 +387,71 @@ def test_each_verb_with_node_flags_takes_several_addresses_at_once() -> None:
     ]
     assert takes_addresses
     assert [verb.name for verb in takes_addresses if not isinstance(verb, NodeCommand)] == []
+
+
+def test_help_lists_where_objects_come_from(kbe: Ran) -> None:
+    code, out, _ = kbe("proxy", "--help")
+    assert code == 0
+    objects = out.partition("\nObjects:\n")[2].partition("\n\n")[0]
+    flags = [line.split()[0] for line in objects.splitlines() if line.startswith("  -")]
+    assert {"-f,", "--kubeconfig", "--master"} <= set(flags)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dump", "-f", NODES),
+        ("explain", "-f", NODES, "--from", "10.0.2.15", "--to", f"{VIP}:80"),
+        ("replay", "-f", NODES, CAPTURE),
+        ("diff", "-f", NODES, "-"),
+    ],
+    ids=lambda words: str(words[0]),
+)
+def test_a_node_that_the_objects_lack_is_not_found(kbe: Ran, words: tuple[str, ...]) -> None:
+    said = 'Error from server (NotFound): nodes "typo" not found\n'
+    assert kbe(*words, "--node", "typo") == (1, "", said)
+    # Without any Node among the objects there is nothing to compare the name with.
+    assert kbe("dump", "-f", SEED, "--node", "typo")[0] == 0
+
+
+def test_usage_says_what_may_be_left_out_or_repeated() -> None:
+    usages = {
+        ("get",): "[OPTIONS] KIND [NAME...]",
+        ("describe",): "[OPTIONS] KIND [NAME...]",
+        ("top",): "[OPTIONS] [NAME...]",
+        ("conntrack",): "[OPTIONS] [NAME...]",
+        ("explain",): "[OPTIONS] [CAPTURE]",
+        ("replay",): "[OPTIONS] CAPTURE",
+        ("strategy", "set"): "[OPTIONS] SERVICE NAME",
+        ("playground", "rules"): "[OPTIONS] [SERVICE]",
+        ("playground", "scale"): "[OPTIONS] KIND NAME",
+        ("lab", "validate"): "[OPTIONS] NAME|FILE...",
+    }
+    for words, usage in usages.items():
+        command: click.Command = app
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+        assert " ".join(command.collect_usage_pieces(click.Context(command))) == usage
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("get", "svc", "-o", "nope"), "-o"),
+        (("get", "svc", "--output", "nope"), "--output"),
+        (("get", "svc", "--output=nope"), "--output"),
+        (("get", "svc", "-onope"), "-o"),
+        (("explain", "--packet", "4"), "--packet"),
+        (("explain", "-f", SEED, CAPTURE), "--packet"),
+        (("explain", "-f", SEED), "--from"),
+        (("explain", "-f", SEED, "--to", f"{VIP}:80"), "--from"),
+    ],
+    ids=lambda words: " ".join(map(str, words)) if isinstance(words, tuple) else "",
+)
+def test_a_message_names_the_flag_as_it_was_typed(
+    kbe: Ran, words: tuple[str, ...], flag: str
+) -> None:
+    code, out, err = kbe(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"kbe-nat: Invalid value for {flag}: ")

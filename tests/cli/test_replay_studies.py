@@ -133,6 +133,10 @@ def test_a_flow_that_ends_has_an_end(kbe: Ran, tmp_path: Path) -> None:
     [
         (("--annotate",), "--annotate: name the file"),
         (("--annotate", "-w", "-"), "--annotate: name the file"),
+        (
+            ("--annotate", "-w", "out.pcap"),
+            "-w: comments need pcapng: name it so, as in out.pcapng",
+        ),
         (("-w", "-", "--flows-csv", "-"), "--flows-csv: --write is written to standard output"),
         (
             ("--flows-csv", "-", "--flows-parquet", "/dev/stdout"),
@@ -144,7 +148,7 @@ def test_a_flow_that_ends_has_an_end(kbe: Ran, tmp_path: Path) -> None:
         (("--at",), "--at: it needs a value"),
         (("--at", "5s", "-f"), "-f: it needs a value"),
         (("--compare", SEED, "--at", "5s", "-f", SEED), "--compare: it compares objects"),
-        (("--flows-csv", "x", "-w", "x"), "--write: two results would be written to one file"),
+        (("--flows-csv", "x", "-w", "x"), "-w: two results would be written to one file"),
         (("--flows-csv", "x", "--flows-parquet", "./x"), "two results would be written to one"),
         (("--flows-csv", SEED), "would be written over what is read"),
         (("--flows-csv", "/nowhere/x"), "/nowhere/x: No such file"),
@@ -159,7 +163,9 @@ def test_what_is_wrong_is_said(kbe: Ran, slow: Path, flags: tuple[str, ...], sai
 
 def test_nothing_is_written_over_the_capture(kbe: Ran, slow: Path) -> None:
     before = slow.read_bytes()
-    for flags in (("--annotate", "-w", slow), ("--flows-csv", slow), ("--flows-parquet", slow)):
+    link = slow.with_suffix(".pcapng")
+    link.hardlink_to(slow)
+    for flags in (("--annotate", "-w", link), ("--flows-csv", slow), ("--flows-parquet", slow)):
         code, _, err = kbe("replay", "-f", SEED, slow, *flags)
         assert (code, "written over what is read" in err) == (2, True)
     assert slow.read_bytes() == before

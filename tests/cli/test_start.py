@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import kbe_nat
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import SEED
 from kbe_nat.cli import GROUPS, VERBS, app
@@ -23,6 +24,10 @@ from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, S
 PACKAGES = {"click", "msgspec", "yaml", "inotify_simple", "aiohttp", "prometheus_client"}
 """Those of the installation, with the extra of the proxy."""
 LIGHT = {"kbe_nat", "kbe_nat.__main__", "kbe_nat.interrupt", "kbe_nat.cli_words", "kbe_nat._native"}
+
+
+OF_OS = {"stat", "_stat", "posixpath", "genericpath", "posix", "abc", "_abc", "_collections_abc"}
+"""What `os` imports, where the interpreter has not imported it."""
 
 
 def modules_after(program: str) -> set[str]:
@@ -97,6 +102,7 @@ def test_completion_imports_no_verb_and_no_package(line: str) -> None:
         ("conntrack -u UN", ["UNREPLIED"]),
         ("proxy --datapath f", ["first-packet"]),
         ("explain --live --fr", ["--from"]),
+        ("proxy --kubec", ["--kubeconfig"]),
         ("proxy 'half ", []),
     ],
 )
@@ -169,6 +175,17 @@ def test_names_are_completed(served: Path, line: str, words: list[str]) -> None:
     for shell in ("bash", "fish"):
         told = [each.partition("\t")[0] for each in completed(line, shell)]
         assert told == [f"plain,{word}" for word in words], shell
+
+
+def test_ctrl_c_is_armed_before_anything_takes_time() -> None:
+    """A library that is imported ahead of it is a time in which Ctrl-C prints a traceback."""
+    program = "import sys; sys.path.insert(0, sys.argv[1]); before = set(sys.modules)"
+    program += "; import kbe_nat.__main__; print(*(set(sys.modules) - before))"
+    folder = str(Path(kbe_nat.__file__).parents[1])
+    command = [sys.executable, "-I", "-S", "-c", program, folder]
+    loaded = subprocess.check_output(command, text=True).split()
+    assert {name for name in loaded if not name.startswith("kbe_nat")} <= {"_signal", "os", *OF_OS}
+    assert set(loaded) & {"signal", "enum", "collections", "typing", "re"} == set()
 
 
 def test_shells_get_helps_and_files() -> None:

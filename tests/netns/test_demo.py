@@ -63,6 +63,11 @@ def test_round_robin_shares_evenly() -> None:
 
 def test_people_see_each_command_and_its_output() -> None:
     said = demo("--requests", "3").stdout
+    # What explain prints of this packet, from its sentence to its last table.
+    explained = said.partition("--to svc/simpleservice --iif eth0\n")[2].splitlines()
+    assert explained[0].startswith("TCP 10.0.2.100:40000 to 172.30.228.255:80 is sent to 172.17.0.")
+    assert explained[1:4:2] == ["", "checked     found"] and explained[2] == "Why"
+    assert "Who may serve it" in explained
     assert '$ kbe-nat playground apply -f rc.yaml\nreplicationcontroller "rcsise" created\n' in said
     assert '/info\n{"host": "172.30.228.255", "version": "0.5.0", "from": "10.0.2.15"}\n' in said
     assert "--probability 0.50000000000 -j KUBE-SEP-4SQFZS32ZVMTQEZV" in said

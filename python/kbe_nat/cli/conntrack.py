@@ -7,7 +7,7 @@ and a task that finds nothing to get or to delete ends with 1.
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,10 +17,10 @@ import click
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name, parameter_names
-from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of
+from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of, with_any
 from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.output import show_document, show_json_rows
-from kbe_nat.cli.verb import verb
+from kbe_nat.cli.verb import HabitCommand, verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowCountRow, FlowRow, StatsRow
 from kbe_nat.errors import SettingError
@@ -70,7 +70,7 @@ EVENTS: Final = {
     "UPDATE": ("UPDATE",),
     "DESTROY": ("DESTROY",),
 }
-FORMS: Final = ("extended", "timestamp", "id", "json")
+FORMS: Final = ("extended", "timestamp", "ktimestamp", "id", "json")
 TASK_FLAGS: Final[Flags] = {
     "list_them": Flag("--list", "-L", help="List connections; the default."),
     "get": Flag("--get", "-G", help="Show the connection of -p, -s, -d, --sport and --dport."),
@@ -93,7 +93,8 @@ TASK_FLAGS: Final[Flags] = {
             "--output",
             "-o",
             metavar="FORM",
-            help="json, or extended, timestamp, id with commas between.",
+            help="json, or extended, timestamp (of an event), ktimestamp (when it began), id, with"
+            " commas between.",
             words=FORMS,
         ),
         parse_form,
@@ -102,7 +103,32 @@ TASK_FLAGS: Final[Flags] = {
 TASKS: Final = ("list_them", "get", "events", "count", "delete", "flush", "statistics")
 
 
-@verb(task=TASK_FLAGS, flows=FILTER_FLAGS)
+class ConntrackCommand(HabitCommand):
+    """`kbe-nat conntrack`, whose -n, -g and -j may stand without an address."""
+
+    refused: Mapping[str, str] = {
+        **dict.fromkeys(
+            ("-U", "--update"),
+            "marks and timeouts are the kernel's: conntrack -U of conntrack-tools changes them",
+        ),
+        **dict.fromkeys(
+            ("-I", "--create", "-A", "--add", "-R", "--load-file"),
+            "connections begin by packets; conntrack of conntrack-tools enters others",
+        ),
+        **dict.fromkeys(("-b", "--buffer-size"), "the daemon listens to the kernel, not we"),
+        **dict.fromkeys(("-w", "--zone"), "Services are served in the default zone alone"),
+        **dict.fromkeys(("-l", "--label"), "labels of connections are not read"),
+        **dict.fromkeys(("-c", "--secmark"), "security marks of connections are not read"),
+        "-z": "counters only grow, as /metrics needs them",
+        "--zero": "counters only grow, as /metrics needs them",
+    }
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See the class."""
+        return super().parse_args(ctx, with_any(args))
+
+
+@verb(kind=ConntrackCommand, task=TASK_FLAGS, flows=FILTER_FLAGS)
 def conntrack(
     command: click.Context,
     names: Annotated[list[str], NAMES] = [],  # noqa: B006
@@ -173,7 +199,8 @@ def _check(command: click.Context, task: TaskSettings, flows: FlowFilter) -> Non
     if "json" in task.output and len(task.output) > 1:
         raise SettingError("--output", "json has all that there is, and stands alone")
     if "timestamp" in task.output and not task.events:
-        raise SettingError("--output", "timestamp has no effect without -E")
+        reason = "timestamp is of events (-E); ktimestamp shows when a connection began"
+        raise SettingError("--output", reason)
     if (task.flush or task.statistics or task.count) and task.output - {"json"}:
         raise SettingError("--output", "where connections are counted it is json, or text")
     if task.flush or task.statistics:
@@ -269,6 +296,8 @@ def _words(row: FlowRow, event: str, form: frozenset[str]) -> Iterator[str]:
         for name, number in (("mark", kernel.mark), ("use", kernel.uses)):
             if number is not None:
                 yield f"{name}={number}"
+    if "ktimestamp" in form:
+        yield f"[start={time.ctime(time.time() - row.age)}]"
     if "id" in form:
         yield f"id={_identity(row)}"
 

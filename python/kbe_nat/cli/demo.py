@@ -13,13 +13,14 @@ from typing import Annotated, Final
 
 import msgspec
 
-from kbe_nat import packets as wire
 from kbe_nat.cli import playground as verbs
+from kbe_nat.cli.explain import ask_daemon, explanation_parts
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import Format, OutputFormat
-from kbe_nat.cli.output import show_document
+from kbe_nat.cli.flows import FlowQuestion
+from kbe_nat.cli.output import show_document, text_of
 from kbe_nat.cli.verb import verb
-from kbe_nat.client import ask, ask_rows
+from kbe_nat.client import ask_rows
 from kbe_nat.daemon.rows import EndpointRow
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.explain import ExplanationRow
@@ -205,13 +206,11 @@ class _Walk:
 
     def explain(self) -> ExplanationRow:
         """The daemon's reasoning for a packet that would open a connection."""
-        command = f"explain --live --from {CLIENT_ADDRESS}:40000 --to 172.30.228.255:80"
-        packet = wire.opening("tcp", (CLIENT_ADDRESS, 40000), ("172.30.228.255", 80))
-        (explanation,) = ask(
-            self.world.socket, "explain", ExplanationRow, packet=packet.hex(), interface=1
-        )
+        question = FlowQuestion(f"{CLIENT_ADDRESS}:40000", f"svc/{SERVICE}", None, "eth0")
+        packet, explanation = ask_daemon(self.world.socket, question)
         self.step(
-            command, lambda: "\n".join(f"{check}: {what}" for check, what in explanation.steps)
+            f"explain --live --from {question.source} --to {question.destination} --iif eth0",
+            lambda: text_of(*explanation_parts(packet, explanation)),
         )
         return explanation
 

@@ -132,7 +132,7 @@ def explain(
         )
         if question is None:
             raise SettingError("--live", "the daemon explains packets that are described")
-        _show(*_ask(live, question), output)
+        _show(*ask_daemon(live.socket, question), output)
         return
     refuse_on_command_line(command, ["socket"], "it has no effect without --live")
     if not objects.files:
@@ -241,15 +241,15 @@ def _describe(question: FlowQuestion, ports: Iterable[Reachable]) -> bytes:
         raise SettingError("--to", str(error)) from None
 
 
-def _ask(live: LiveSettings, question: FlowQuestion) -> tuple[bytes, ExplanationRow]:
-    """A packet, and its explanation by a running daemon."""
+def ask_daemon(socket: Path, question: FlowQuestion) -> tuple[bytes, ExplanationRow]:
+    """A packet, and its explanation by a running daemon. Raises `ControlError`, `NotFoundError`."""
     ports: Iterable[Reachable] = ()
     if is_name(question.destination):
         names = [service_name(question.destination)]
-        ports = ask_rows(live.socket, "services", Reachable, names=names)
+        ports = ask_rows(socket, "services", Reachable, names=names)
     packet = _describe(question, ports)
     (explanation,) = ask(
-        live.socket,
+        socket,
         "explain",
         ExplanationRow,
         packet=packet.hex(),
@@ -297,18 +297,18 @@ def _show_all(
     for number, (question, (packet, explanation)) in enumerate(pairs, 1):
         gap = "" if number == 1 else "\n"
         show(gap + bold(f"{number}. {question.name}".rstrip()))
-        show(*_parts(packet, explanation))
+        show(*explanation_parts(packet, explanation))
 
 
 def _show(packet: bytes, explanation: ExplanationRow, output: Format) -> None:
     if output is Format.JSON:
         show_document(verdict_of(explanation))
     else:
-        show(*_parts(packet, explanation))
+        show(*explanation_parts(packet, explanation))
 
 
-def _parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
-    """An explanation for people."""
+def explanation_parts(packet: bytes, explanation: ExplanationRow) -> list[Any]:
+    """An explanation for people, as the verb prints it."""
     verdict = verdict_of(explanation)
     steps = table("Why", "checked", "found", is_wrapped=True)
     for check, finding in explanation.steps:

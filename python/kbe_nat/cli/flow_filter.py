@@ -8,7 +8,7 @@ from typing import Final
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.kinds import service_name
-from kbe_nat.daemon.rows import FlowRow
+from kbe_nat.daemon.rows import End, FlowRow
 from kbe_nat.family import Family
 from kbe_nat.model import qualified
 from kbe_nat.packets import NUMBERS
@@ -21,6 +21,30 @@ def parse_range(text: str) -> str:
     except ValueError:
         raise ValueError(f"{text!r} is no address, and no range such as 10.0.0.0/8") from None
     return str(network if network.num_addresses > 1 else network.network_address)
+
+
+def parse_nat(text: str) -> str:
+    """`ANY`, or as `parse_range`. Raises ValueError."""
+    return ANY if text == ANY else parse_range(text)
+
+
+def with_any(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line; behind -n, -g and -j that no address follows stands `ANY`."""
+    words: list[str] = []
+    for place, word in enumerate(arguments):
+        words.append(word)
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if word in NAT_FLAGS and not _is_range(following):
+            words.append(ANY)
+    return words
+
+
+def _is_range(text: str) -> bool:
+    try:
+        parse_range(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_protocol(text: str) -> str:
@@ -83,7 +107,12 @@ class FlowFilter:
     reply_destination_port: int | None = None
     state: str = ""
     status: tuple[str, ...] = ()
-    masqueraded: bool = False
+    source_nat: str = ""
+    """ANY, or where the backend answers to."""
+    destination_nat: str = ""
+    """ANY, or the backend."""
+    any_nat: str = ""
+    """Either of these."""
     mark: tuple[int, int] | None = None
     """With a mask; connections without a connmark have none."""
     service: str = ""
@@ -128,7 +157,13 @@ class FlowFilter:
             and self.protocol in ("", row.protocol)
             and self.state in ("", row.state)
             and all(_has_status(row, word) for word in self.status)
-            and (not self.masqueraded or row.masquerade)
+            and (not self.source_nat or _has_source_nat(row, self.source_nat))
+            and (not self.destination_nat or _is_of(row.reply_source, self.destination_nat))
+            and (
+                not self.any_nat
+                or _has_source_nat(row, self.any_nat)
+                or _is_of(row.reply_source, self.any_nat)
+            )
             and (self.mark is None or _has_mark(row, *self.mark))
         )
 
@@ -147,6 +182,14 @@ def _is_within(address: str, addresses: str) -> bool:
     if "/" not in addresses:
         return address == addresses
     return ip_address(address) in ip_network(addresses)
+
+
+def _is_of(end: End, addresses: str) -> bool:
+    return addresses == ANY or _is_within(end[0], addresses)
+
+
+def _has_source_nat(row: FlowRow, addresses: str) -> bool:
+    return row.masquerade and _is_of(row.reply_destination, addresses)
 
 
 def _has_status(row: FlowRow, word: str) -> bool:
@@ -190,6 +233,9 @@ SCTP_STATES: Final = (
 STATES: Final = (*TCP_STATES, *SCTP_STATES)
 STATUS: Final = ("ASSURED", "SEEN_REPLY", "UNREPLIED", "CONFIRMED", "DST_NAT", "SRC_NAT")
 FAMILIES: Final = {"ipv4": Family.IPV4, "ipv6": Family.IPV6}
+ANY: Final = "any"
+"""In place of an address."""
+NAT_FLAGS: Final = ("-n", "--src-nat", "-g", "--dst-nat", "-j", "--any-nat")
 PORT: Final = 65535
 MARK: Final = 0xFFFF_FFFF
 FILTER_FLAGS: Final[Flags] = {
@@ -236,7 +282,28 @@ FILTER_FLAGS: Final[Flags] = {
         ),
         parse_status,
     ),
-    "masqueraded": Flag("--src-nat", "-n", help="Those whose source is masqueraded."),
+    "source_nat": TextFlag(
+        Flag(
+            "--src-nat",
+            "-n",
+            metavar="[CIDR]",
+            help="Those whose source is masqueraded; with a CIDR, as such an address.",
+        ),
+        parse_nat,
+    ),
+    "destination_nat": TextFlag(
+        Flag(
+            "--dst-nat",
+            "-g",
+            metavar="[CIDR]",
+            help="Those whose destination is translated, which all are; with a CIDR, to such a"
+            " backend.",
+        ),
+        parse_nat,
+    ),
+    "any_nat": TextFlag(
+        Flag("--any-nat", "-j", metavar="[CIDR]", help="Those that -n or -g means."), parse_nat
+    ),
     "mark": TextFlag(
         Flag("--mark", "-m", metavar="MARK[/MASK]", help="The kernel's connmark (first-packet)."),
         parse_mark,

@@ -1,7 +1,6 @@
 """`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,7 +19,13 @@ from kbe_nat.cli.flags.listing import (
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import parameter_names
 from kbe_nat.cli.kinds import Resources, resources
-from kbe_nat.cli.listing import Listing, place_of, selection_parameters, write_document
+from kbe_nat.cli.listing import (
+    Listing,
+    place_of,
+    selection_parameters,
+    show_kinds,
+    write_document,
+)
 from kbe_nat.cli.output import document_of, show
 from kbe_nat.cli.state_tables import stats_tables, status_tables
 from kbe_nat.cli.verb import verb
@@ -36,7 +41,7 @@ from kbe_nat.daemon.rows import (
     StatsRow,
     StatusRow,
 )
-from kbe_nat.errors import NotFoundError, SettingError
+from kbe_nat.errors import SettingError
 
 LISTS: Final[dict[str, tuple[Listing[Any], type[Any], str]]] = {
     "services": (SERVICES, ServiceRow, "services"),
@@ -94,13 +99,11 @@ def get(
     """
     things = resources(words, tuple(KINDS), "get")
     _check(command, things, listing)
-    missing: list[NotFoundError] = []
-    for place, (kind, names) in enumerate(things.items()):
+
+    def show_kind(kind: str, names: Sequence[str]) -> None:
         if kind in DOCUMENTS:
             _show_document(kind, socket, listing.output)
-            continue
-        if place:
-            print()
+            return
         view, row, verb_name = LISTS[kind]
         wanted: dict[str, object] = {"names": names} if kind == "nodes" and names else {}
         if kind != "nodes":
@@ -108,19 +111,13 @@ def get(
         if kind == "flows":
             wanted["limit"] = limit
         look = partial(ask_rows, socket, verb_name, row, **wanted)
-        try:
-            view.show(look, listing, place_of(selection), names)
-        except NotFoundError as error:
-            missing.append(error)
-    for each in missing:
-        print(each, file=sys.stderr)
-    return 1 if missing else 0
+        view.show(look, listing, place_of(selection), names)
+
+    return show_kinds(things, listing, show_kind)
 
 
 def _check(command: click.Context, things: dict[str, list[str]], listing: ListingSettings) -> None:
     """Raises `SettingError` for flags and names that have no effect on these kinds."""
-    if len(things) > 1 and (not listing.output.is_table or listing.is_watched):
-        raise SettingError("KIND", "several kinds can be listed as tables only, and without -w")
     if "flows" not in things:
         refuse_on_command_line(command, ["limit"], f"it has no effect on {', '.join(things)}")
     if {*things} == {"nodes"}:

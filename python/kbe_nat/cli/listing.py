@@ -8,7 +8,7 @@ kubectl. While a list is watched, the rows that differ from the look before foll
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -259,6 +259,31 @@ class _ChangePrinter(Generic[_Row]):
 
     def _word(self, event: str) -> str:
         return f"{event:<10}" if self._settings.shows_events else ""
+
+
+def show_kinds(
+    things: Mapping[str, Sequence[str]],
+    settings: ListingSettings,
+    show: Callable[[str, Sequence[str]], None],
+) -> int:
+    """Show the things of each kind, by names or all of them, with a blank line between kinds.
+    Returns the exit code: 1 where `show` has raised `NotFoundError`, which is said behind what
+    there is. Raises `SettingError` where kinds cannot be shown together.
+    """
+    if len(things) > 1 and (not settings.output.is_table or settings.is_watched):
+        raise SettingError("KIND", "several kinds can be listed as tables only, and without -w")
+    missing: list[NotFoundError] = []
+    for place, (kind, names) in enumerate(things.items()):
+        if place:
+            print()
+        try:
+            show(kind, names)
+        except NotFoundError as error:
+            missing.append(error)
+    sys.stdout.flush()
+    for each in missing:
+        print(each, file=sys.stderr)
+    return 1 if missing else 0
 
 
 def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> dict[str, object]:

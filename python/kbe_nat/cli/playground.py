@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.listing import (
 )
 from kbe_nat.cli.flags.options import parse
 from kbe_nat.cli.kinds import Resources, ServiceName, resources
-from kbe_nat.cli.listing import place_of
+from kbe_nat.cli.listing import place_of, show_kinds
 from kbe_nat.cli.playground_views import VIEWS
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import FileError, NotFoundError, PlaygroundError, SettingError
@@ -142,17 +142,12 @@ def get(
       kbe-nat playground get svc simpleservice -o yaml
     """
     world = World(state)
-    missing: list[NotFoundError] = []
-    for kind, names in resources(words, KINDS_LISTED, "playground get").items():
-        view = VIEWS[kind]
+
+    def show_kind(kind: str, names: Sequence[str]) -> None:
         look = partial(rows_of, world, kind, selection, names)
-        try:
-            view.show(look, listing, place_of(selection), names)
-        except NotFoundError as error:
-            missing.append(error)
-    for each in missing:
-        print(each, file=sys.stderr)
-    return 1 if missing else 0
+        VIEWS[kind].show(look, listing, place_of(selection), names)
+
+    return show_kinds(resources(words, KINDS_LISTED, "playground get"), listing, show_kind)
 
 
 @playground.verb()

@@ -7,7 +7,7 @@ stands.
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from textwrap import fill
 from typing import Any, Final
@@ -160,6 +160,40 @@ class VerbCommand(click.Command):
         """On one line."""
         pieces = " ".join(self.collect_usage_pieces(ctx))
         formatter.write(f"Usage: {ctx.command_path} {pieces}\n")
+
+
+class HabitCommand(VerbCommand):
+    """A verb in the words of another program, some of whose flags it does not have: each is
+    answered by a sentence.
+    """
+
+    refused: Mapping[str, str] = {}
+    """Why, by the flag."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click. Raises `SettingError` for a flag that is answered so."""
+        for word in args:
+            name = word.partition("=")[0]
+            # Short ones may stand together, as in -LZ.
+            short = [f"-{letter}" for letter in word[1:]] if _is_short(word) else []
+            for flag in (name, *short):
+                if flag in self.refused:
+                    raise SettingError(flag, self.refused[flag])
+                if short and self._takes_value(flag):
+                    break
+        return super().parse_args(ctx, args)
+
+    def _takes_value(self, flag: str) -> bool:
+        """Whether the letters behind it are its value."""
+        return any(
+            flag in each.opts and not each.is_flag
+            for each in self.params
+            if isinstance(each, click.Option)
+        )
+
+
+def _is_short(word: str) -> bool:
+    return word.startswith("-") and not word.startswith("--")
 
 
 class VerbGroup(click.Group):

@@ -11,7 +11,7 @@ while the daemon runs:
 3. Our own flags go before the key `kbeNat` of the file, and that before the defaults.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,8 @@ from kbe_nat.cli.flags.own_options import (
     with_own_options,
     write_own_options,
 )
+from kbe_nat.cli.flags.parameters import Flags, Option
+from kbe_nat.cli.verb import group_of
 from kbe_nat.daemon.live_settings import ConfigurationFile
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.node_pages import flag_text
@@ -115,11 +117,19 @@ class CommandLine:
 class ProxyCommand(NodeCommand):
     """`kbe-nat proxy`, which takes kube-proxy's flags too."""
 
+    def __init__(self, name: str, function: Callable[..., Any], tables: dict[str, Flags]) -> None:
+        super().__init__(name, function, tables)
+        # First among the flags of objects, which it is the first to be sought with.
+        groups = [group_of(each) if isinstance(each, click.Option) else "" for each in self.params]
+        self.params.insert(groups.index("source"), KubeconfigFlag())
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See the class. Raises `SettingError` for a flag that there is not."""
         options: dict[str, bool] = {}
         names: dict[str, str] = {}
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, KubeconfigFlag):
+                continue
             takes_value = not any(getattr(parameter, each, False) for each in ("is_flag", "count"))
             for spelling in (*parameter.opts, *parameter.secondary_opts):
                 if spelling.startswith("--"):
@@ -131,6 +141,19 @@ class ProxyCommand(NodeCommand):
         ctx.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
         ctx.meta[KUBE_PROXY_KEY] = texts
         return super().parse_args(ctx, others)
+
+
+class KubeconfigFlag(Option):
+    """kube-proxy's flag about objects, for the help alone: `ProxyCommand` reads it."""
+
+    group = "source"
+    placeholder = "FILE"
+
+    def __init__(self) -> None:
+        help_text = (
+            "Access to the API server that objects come from, as kubectl and kube-proxy have it."
+        )
+        super().__init__(["--kubeconfig"], expose_value=False, help=help_text)
 
 
 def configuration_file(line: CommandLine) -> ConfigurationFile | None:
