@@ -21,7 +21,6 @@
 //! - The engine's lock is held for [`BATCH`] flows at a time, because packets wait for it. No
 //!   system call is made under it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +35,7 @@ use kbe_nat_netlink::{Family, Pace, monotonic};
 use crate::cache_sync::{self, CacheSync, lock};
 use crate::cached_flows::FlowKey;
 use crate::ended_flows::EndedFlows;
+use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
@@ -123,12 +123,10 @@ impl ConntrackSync {
                 || newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
             if is_due || requested != self.completed_request() {
                 self.resync_all(engine, requests)?;
+                self.complete(requested);
                 let ended = Instant::now();
-                self.resyncs.fetch_add(1, Ordering::Relaxed);
                 pace.read(started, ended);
                 newest_full = Some(ended);
-                *lock(&self.completed) = requested;
-                self.completion.notify_all();
             }
             // The wait comes last: a request that arrives during it wakes the loop, and is served
             // at once.
@@ -153,6 +151,13 @@ impl ConntrackSync {
             self.end_orphans(engine, requests)?;
         }
         Ok(())
+    }
+
+    /// Says to those who wait that a full resync is done, and with it all requests up to this one.
+    fn complete(&self, request: u64) {
+        self.resyncs.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.completed) = request;
+        self.completion.notify_all();
     }
 
     /// A flood of events is lost time and again: a resync for each would leave time for nothing
@@ -193,7 +198,7 @@ impl ConntrackSync {
     }
 
     /// Requests a resync of the flows to these frontends, which are new or have lost backends. It
-    /// is repeated after [`REPEAT`]: packets that were decided just before it have their flows in
+    /// is repeated after a while: packets that were decided just before it have their flows in
     /// the kernel by then, and answers to handshakes have come.
     pub fn request_frontends(&self, frontends: impl IntoIterator<Item = (Protocol, SocketAddr)>) {
         let selections = frontends.into_iter().map(|(Protocol(protocol), frontend)| Selection {
@@ -399,51 +404,6 @@ impl ConntrackSync {
     }
 }
 
-/// Selections to resync: each soon, and once more after [`REPEAT`].
-///
-/// A flood of changes would let the kernel pass over its table without a pause. So after a resync
-/// comes a rest that is [`REST`] times as long, and the next one takes all that has come meanwhile.
-struct PacedSelections {
-    waiting: Vec<Selection>,
-    /// With the time of each. All wait equally long, so the oldest stand first.
-    repeats: VecDeque<(Instant, Vec<Selection>)>,
-    /// The end of the rest.
-    next: Instant,
-}
-
-impl PacedSelections {
-    fn new(now: Instant) -> Self {
-        Self { waiting: Vec::new(), repeats: VecDeque::new(), next: now }
-    }
-
-    fn add(&mut self, selections: Vec<Selection>, now: Instant) {
-        if !selections.is_empty() {
-            self.waiting.extend(&selections);
-            self.repeats.push_back((now + REPEAT, selections));
-        }
-    }
-
-    /// The selections to resync now; none during a rest.
-    fn take_due(&mut self, now: Instant) -> Vec<Selection> {
-        let due = self.repeats.iter().take_while(|(when, _)| *when <= now).count();
-        self.waiting.extend(self.repeats.drain(..due).flat_map(|(_, selections)| selections));
-        if now < self.next { Vec::new() } else { std::mem::take(&mut self.waiting) }
-    }
-
-    /// Notes that a resync is over that took so long.
-    fn rest(&mut self, now: Instant, took: Duration) {
-        self.next = now + (took * REST).min(LONGEST_REST);
-    }
-
-    /// How long the next selections can wait.
-    fn patience(&self, now: Instant) -> Duration {
-        if self.waiting.is_empty() {
-            return PATIENCE;
-        }
-        self.next.saturating_duration_since(now).min(PATIENCE)
-    }
-}
-
 /// A flow of the kernel as the engine takes it.
 #[must_use]
 pub fn kernel_flow(entry: &Entry) -> KernelFlow {
@@ -461,45 +421,7 @@ pub fn kernel_flow(entry: &Entry) -> KernelFlow {
 
 /// How long events gather after those that were taken.
 const GATHER: Duration = Duration::from_millis(1);
-/// The longest wait for events. Shorter waits cost others: with 20 ms, bulk TCP that needed all
-/// processors lost a twentieth.
-const PATIENCE: Duration = Duration::from_millis(200);
 /// Flows that the engine is told of under one lock.
 const BATCH: usize = 64;
-/// A resync of frontends is repeated after this time, which is longer than the engine gives a
-/// handshake.
-const REPEAT: Duration = Duration::from_millis(1500);
-/// A resync of frontends takes at most a tenth of a processor, unless the kernel's table is so
-/// large that flows to removed backends would wait longer than [`LONGEST_REST`].
-const REST: u32 = 9;
-const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Time between full resyncs.
 const INTERVAL: Duration = Duration::from_secs(30);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_changes_is_resynced_with_rests() {
-        let start = Instant::now();
-        let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
-        let selection =
-            |protocol: u8| vec![Selection { protocol, family: Family::V4, destination: None }];
-        let mut frontends = PacedSelections::new(start);
-        assert_eq!(frontends.patience(start), PATIENCE, "nothing waits");
-        frontends.add(selection(1), start);
-        assert_eq!(frontends.take_due(start), selection(1), "the first change after quiet");
-        frontends.rest(at(10), Duration::from_millis(10));
-        frontends.add(selection(2), at(11));
-        frontends.add(selection(3), at(12));
-        assert_eq!(frontends.take_due(at(99)), [], "a rest of nine times 10 ms");
-        assert_eq!(frontends.patience(at(40)), Duration::from_millis(60));
-        assert_eq!(frontends.take_due(at(100)), [selection(2), selection(3)].concat());
-        frontends.rest(at(1100), Duration::from_secs(1));
-        assert_eq!(frontends.take_due(at(1600)), [], "the longest rest");
-        // What was resynced is repeated, each change once.
-        assert_eq!(frontends.take_due(at(2100)), [1, 2, 3].map(selection).concat());
-        assert_eq!(frontends.take_due(at(9000)), []);
-    }
-}

@@ -12,6 +12,7 @@ mod cached_flows;
 mod conntrack_sync;
 mod ended_flows;
 mod kernel;
+mod paced_selections;
 mod selections;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
