@@ -133,11 +133,7 @@ impl ConntrackSync {
             let now = Instant::now();
             let patience = frontends.patience(now).min(pace.patience(now).unwrap_or(PATIENCE));
             if !events.receive(patience, &mut changes)? {
-                self.overruns.fetch_add(1, Ordering::Relaxed);
-                // Only a full resync finds what the lost events said.
-                self.note_loss(&mut pace);
-                // The kernel may have ended flows that the cache still carries.
-                self.cache.as_ref().map_or(Ok(()), |cache| cache.void())?;
+                self.note_overrun(&mut pace)?;
             }
             self.apply(engine, &changes)?;
             if !changes.is_empty() {
@@ -158,6 +154,14 @@ impl ConntrackSync {
         self.resyncs.fetch_add(1, Ordering::Relaxed);
         *lock(&self.completed) = request;
         self.completion.notify_all();
+    }
+
+    fn note_overrun(&self, pace: &mut Pace) -> io::Result<()> {
+        self.overruns.fetch_add(1, Ordering::Relaxed);
+        // Only a full resync finds what the lost events said.
+        self.note_loss(pace);
+        // The kernel may have ended flows that the cache still carries.
+        self.cache.as_ref().map_or(Ok(()), |cache| cache.void())
     }
 
     /// A flood of events is lost time and again: a resync for each would leave time for nothing
