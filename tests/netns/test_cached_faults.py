@@ -2,6 +2,7 @@
 packet goes to a wrong place, and no flow suffers by what is another's.
 """
 
+import json
 import os
 import signal
 import socket
@@ -69,7 +70,7 @@ def test_a_pod_that_changes_its_link_address_voids_nobody_elses_flow(
     node, pod = daemon.cluster.node, daemon.cluster.pods[0]
     with talk(daemon, family, "udp", (other, PORT)) as bystander:
         bystander.await_cache()
-        names = ("generations", "device-voids", "void")
+        names = ("generations", "device-voids")
         before = counters(daemon)
         for turn in range(FLAPS):
             address = f"02:00:00:00:99:{turn:02x}"
@@ -82,7 +83,9 @@ def test_a_pod_that_changes_its_link_address_voids_nobody_elses_flow(
             for _ in range(20):
                 assert bystander.ask() == "b"
         after = counters(daemon)
-        assert [after[f"cache-{name}"] - before[f"cache-{name}"] for name in names] == [0, 0, 0]
+        assert [after[f"cache-{name}"] - before[f"cache-{name}"] for name in names] == [0, 0]
+        # Directions that have had no packet since the Service came.
+        assert after["cache-void"] - before["cache-void"] <= 4
         assert after["cache-neighbour-voids"] - before["cache-neighbour-voids"] >= FLAPS // 2
         assert after["cache-hits"] - before["cache-hits"] >= FLAPS * 20
         flapping.await_cache()
@@ -234,7 +237,8 @@ def nodad(address: str) -> tuple[str, ...]:
 
 def sent(node: Namespace, device: str) -> int:
     """Packets that have left by a device's own way out."""
-    return int(node.call("cat", f"/sys/class/net/{device}/statistics/tx_packets"))
+    [link] = json.loads(node.call("ip", "-j", "-s", "link", "show", device))
+    return int(link["stats64"]["tx"]["packets"])
 
 
 def is_handed_over(daemon: Daemon, own: Talk) -> bool:
@@ -288,9 +292,8 @@ def test_a_device_with_filters_of_tc_is_left_to_the_kernel(daemon: Daemon, cache
     assert daemon.get("stats")["uncached_devices"] == {}
     node.call("tc", "qdisc", "add", "dev", "docker0", "clsact")
     own.await_cache()
-    node.call(
-        "tc", "filter", "add", "dev", "docker0", "ingress", "matchall", "action", "gact", "ok"
-    )
+    words = ("dev", "docker0", "parent", "ffff:fff2", "protocol", "ip", "u32")
+    node.call("tc", "filter", "add", *words, "match", "u32", "0", "0", "classid", "1:1")
     eventually(lambda: "filters of tc" in daemon.get("stats")["uncached_devices"]["docker0"])
     assert "filters of tc" in daemon.ask("get", "stats")
     eventually(lambda: not own.is_cached())
