@@ -242,7 +242,7 @@ def test_a_template_that_leads_nowhere_says_so(ask: Ran) -> None:
 def test_a_name_of_another_namespace_contradicts_the_flag(ask: Ran, words: tuple[str, ...]) -> None:
     code, out, err = ask(*words, "-n", "kube-system")
     assert (code, out) == (2, "")
-    assert "--namespace: it is kube-system, and shop/web" in err
+    assert "-n: it is kube-system, and shop/web" in err
     assert ask(*words, "-n", "shop")[0] == 0
 
 
@@ -343,7 +343,7 @@ def test_a_description_has_no_columns(ask: Ran) -> None:
     for form in ("wide", "name"):
         code, out, err = ask("describe", "svc", "web", "-o", form)
         assert (code, out) == (2, "")
-        assert f"--output: '{form}' is none of text, yaml, json, jsonpath=TEMPLATE" in err
+        assert f"-o: '{form}' is none of text, yaml, json, jsonpath=TEMPLATE" in err
 
 
 def test_a_short_flag_takes_a_sign_as_with_kubectl(ask: Ran) -> None:

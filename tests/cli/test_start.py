@@ -26,7 +26,17 @@ PACKAGES = {"click", "msgspec", "yaml", "inotify_simple", "aiohttp", "prometheus
 LIGHT = {"kbe_nat", "kbe_nat.__main__", "kbe_nat.interrupt", "kbe_nat.cli_words", "kbe_nat._native"}
 
 
-OF_OS = {"stat", "_stat", "posixpath", "genericpath", "posix", "abc", "_abc", "_collections_abc"}
+OF_OS = {
+    "os.path",
+    "stat",
+    "_stat",
+    "posixpath",
+    "genericpath",
+    "posix",
+    "abc",
+    "_abc",
+    "_collections_abc",
+}
 """What `os` imports, where the interpreter has not imported it."""
 
 
@@ -96,7 +106,7 @@ def test_completion_imports_no_verb_and_no_package(line: str) -> None:
         ("get svc -o j", ["json", "jsonpath="]),
         ("playground get pods -o y", ["yaml"]),
         ("drain 10.0.0.1 -o ", ["text", "json"]),
-        ("conntrack -L -o ", ["extended", "timestamp", "id", "json"]),
+        ("conntrack -L -o ", ["extended", "timestamp", "ktimestamp", "id", "json"]),
         ("conntrack -p t", ["tcp"]),
         ("explain --live -p ", ["tcp", "udp", "sctp"]),
         ("conntrack -u UN", ["UNREPLIED"]),

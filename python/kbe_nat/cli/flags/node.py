@@ -15,7 +15,7 @@ from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import split, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, parameter_names
 from kbe_nat.cli.verb import VerbCommand
-from kbe_nat.errors import NotFoundError, SettingError
+from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.config import Configuration, read_configuration
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.kubeproxy.validation import check_cluster_ranges, check_node_port_addresses
@@ -111,13 +111,10 @@ def node_options(
     written: Mode | None = None,
 ) -> Options:
     """See `NodeSettings.options`; the configuration file is read at the first call. Raises
-    `FileError` too, and `NotFoundError` for a node that is none of those among the objects.
+    `FileError` too.
     """
     file = configuration(node.config)
-    options = _with_file(node, file).options(snapshot, file, strategy, written=written)
-    if options.node and snapshot.nodes and options.node not in snapshot.nodes:
-        raise NotFoundError("nodes", options.node)
-    return options
+    return _with_file(node, file).options(snapshot, file, strategy, written=written)
 
 
 def _with_file(node: NodeSettings, file: Configuration) -> NodeSettings:
