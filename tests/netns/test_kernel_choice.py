@@ -228,6 +228,27 @@ def test_the_engine_hears_of_the_flows(daemon: Daemon, family: Family) -> None:
         assert names(daemon.cluster, family, "even", socket.SOCK_DGRAM, 40) == {"b": 40}
 
 
+@FAMILIES
+def test_the_kernel_tells_of_beginnings_and_ends_alone(daemon: Daemon, family: Family) -> None:
+    """Messages about the changes between hold up whoever opens a connection."""
+    start(daemon)
+
+    def changes(name: str) -> tuple[int, int]:
+        """Beginnings and ends, and other changes, that 200 connections make known."""
+        before = daemon.get("stats")["kernel"]
+        names(daemon.cluster, family, name, socket.SOCK_STREAM, 200)
+        eventually(lambda: daemon.get("stats")["kernel"]["events"] - before["events"] >= 200)
+        after = daemon.get("stats")["kernel"]
+        return after["events"] - before["events"], after["updates"] - before["updates"]
+
+    _, by_engine = changes("own")
+    begun, by_kernel = changes("even")
+    # An estimate: of the messages that nobody reads one in some dozens is counted.
+    assert by_engine >= 400 and by_kernel <= 100, (by_engine, by_kernel)
+    assert begun >= 200
+    assert daemon.get("stats")["kernel"]["updates-paused"] == 0
+
+
 def test_packets_in_the_middle_of_a_connection_go_to_the_engine(daemon: Daemon) -> None:
     """It may know where the connection went, and else chooses as every node does."""
     start(daemon)

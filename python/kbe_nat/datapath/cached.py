@@ -47,6 +47,8 @@ class Cached:
     ) -> None:
         """`cache` has room for two directions of `settings.max_flows` flows."""
         self._first_packet = first_packet
+        # A flow is proposed when the kernel tells that both sides have confirmed it.
+        first_packet.tells_updates = True
         self._cache = cache
         self._settings = settings
         self._sync: CacheSync | None = None

@@ -64,6 +64,8 @@ class FirstPacket:
         None: any.
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
+        self.tells_updates = False
+        """Whether the kernel tells of changes of flows for which it chooses: by the next table."""
         self._diversion = diversion
         self._leftovers = leftovers
         seed = secrets.randbits(32) if hash_seed is None else hash_seed
@@ -374,7 +376,9 @@ class FirstPacket:
         ranges = sorted(map(str, collapse_addresses(networks)))  # type: ignore[type-var]
         device = options.pod_interface.removesuffix("+")
         classes = frozenset(self._standby.chosen_classes)
-        return KernelChoice(classes, tuple(ranges), device, options.masquerade_all)
+        return KernelChoice(
+            classes, tuple(ranges), device, options.masquerade_all, self.tells_updates
+        )
 
 
 def _backend_keys(facts: PortFacts | None) -> frozenset[BackendAddress]:
