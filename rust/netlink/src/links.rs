@@ -84,8 +84,8 @@ impl Links {
         let mut has_filters = false;
         self.dump(libc::RTM_GETTFILTER, device, parent, |kind, message| {
             // The kernel of a qdisc `ingress` has one list, and says so for both ways.
-            let is_there = u32_at(message, PARENT).is_some_and(|found| {
-                found == parent || parent == INGRESS && found == parent & MAJOR
+            let is_there = u32_at(message, PARENT).is_some_and(|place| {
+                place == parent || parent == INGRESS && place == parent & MAJOR
             });
             has_filters |= kind == libc::RTM_NEWTFILTER && is_there;
         })?;
