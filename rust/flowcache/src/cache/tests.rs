@@ -3,9 +3,11 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use super::*;
 use crate::bpf::test_run;
+use crate::periods;
 
 const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
@@ -65,11 +67,16 @@ fn with_entry_by(arriving: Tuple, leaving: Tuple, device: u32) -> Option<FlowCac
     FlowCache::probe().map_err(|error| eprintln!("skipped: {error}")).ok()?;
     let cache = FlowCache::load(Sizes { flows: 64, proposals: 64 }).unwrap();
     cache.beat(Duration::from_secs(60)).unwrap();
+    enter(&cache, arriving, leaving, device);
+    assert_eq!(cache.counters().unwrap().entered, 1);
+    Some(cache)
+}
+
+/// Makes an entry, as `egress` does of a frame of the flow that has come by this device and leaves.
+fn enter(cache: &FlowCache, arriving: Tuple, leaving: Tuple, device: u32) {
     cache.propose(&[Proposal { arriving, leaving }]).unwrap();
     let content = frame(leaving.source, leaving.destination, &[1; 64]);
     test_run(cache.egress.as_fd(), &content, &mut [], device, 0).unwrap();
-    assert_eq!(cache.counters().unwrap().entered, 1);
-    Some(cache)
 }
 
 fn tuples(addresses: [&str; 3], ports: [u16; 2]) -> (Tuple, Tuple) {
@@ -171,3 +178,87 @@ fn what_a_device_has_summed_up_stays_right() {
         }
     }
 }
+
+/// The value of an entry, as the kernel has it.
+fn value(cache: &FlowCache, arriving: &Tuple) -> Vec<u8> {
+    cache.maps(Family::of(&arriving.source)).flows.lookup(&layout::key(arriving)).unwrap().unwrap()
+}
+
+/// Another flow of the same client, to another backend.
+fn another(arriving: Tuple, leaving: Tuple, number: u16) -> (Tuple, Tuple) {
+    let source = SocketAddr::new(arriving.source.ip(), 10_000 + number);
+    let destination = SocketAddr::new(leaving.destination.ip(), 20_000 + number);
+    (Tuple { source, ..arriving }, Tuple { source, destination, ..leaving })
+}
+
+/// What a program reads while the kernel gives an entry's memory to another flow: parts of both, or
+/// the other flow's alone.
+#[test]
+fn a_packet_never_gets_parts_of_another_flows_entry() {
+    for addresses in [V4, V6] {
+        let (arriving, leaving) = tuples(addresses, [80, 8080]);
+        let Some(cache) = with_entry(arriving, leaving) else { return };
+        let (other, elsewhere) = another(arriving, leaving, 1);
+        enter(&cache, other, elsewhere, LOOPBACK);
+        let (first, second) = (value(&cache, &arriving), value(&cache, &other));
+        let content = frame(arriving.source, arriving.destination, b"odd");
+        let (_, translated) = sent(&cache, &content);
+        let flows = &cache.maps(Family::of(&arriving.source)).flows;
+        for cut in (0..=first.len()).step_by(4) {
+            for (head, tail) in [(&first, &second), (&second, &first)] {
+                let torn = [&head[..cut], &tail[cut..]].concat();
+                flows.update(&layout::key(&arriving), &torn).unwrap();
+                let is_whole = torn[SEALED..] == first[SEALED..];
+                let expected = if is_whole { (REDIRECT, &translated) } else { (NEXT, &content) };
+                let (answer, frame) = sent(&cache, &content);
+                assert_eq!((answer, &frame), expected, "{cut}");
+            }
+        }
+        assert!(cache.counters().unwrap().torn > 20, "{:?}", cache.counters());
+    }
+}
+
+/// One processor sends packets of a flow while another one puts many flows into a map with little
+/// room, so that its elements always go from one flow to another.
+#[test]
+fn a_packet_never_gets_another_flows_translation_while_the_map_is_overrun() {
+    for addresses in [V4, V6] {
+        let (arriving, leaving) = tuples(addresses, [80, 8080]);
+        let Some(cache) = with_entry(arriving, leaving) else { return };
+        let content = frame(arriving.source, arriving.destination, b"odd");
+        let (_, translated) = sent(&cache, &content);
+        let flows = &cache.maps(Family::of(&arriving.source)).flows;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for number in 0..FLOWS {
+            let (other, elsewhere) = another(arriving, leaving, number);
+            enter(&cache, other, elsewhere, LOOPBACK);
+            enter(&cache, arriving, leaving, LOOPBACK);
+            // Each time the flow's element is given up, and the next flows take it.
+            let flow = if number % 24 == 0 { &arriving } else { &other };
+            layout::put_ends(&mut keys, flow);
+            values.extend(value(&cache, flow));
+        }
+        let started = Instant::now();
+        let is_over = || started.elapsed() > periods::LEASE.mul_f32(0.8);
+        let mut carried = 0;
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                while !is_over() {
+                    flows.update_all(&keys, &values).unwrap();
+                }
+            });
+            while !is_over() {
+                let (answer, frame) = sent(&cache, &content);
+                let is_carried = answer == REDIRECT;
+                assert_eq!(&frame, if is_carried { &translated } else { &content });
+                carried += usize::from(is_carried);
+            }
+            writer.join().unwrap();
+        });
+        assert!(carried > 100, "{carried} {:?}", cache.counters());
+    }
+}
+
+/// Where in a value the seal begins.
+const SEALED: usize = 24;
+const FLOWS: u16 = 512;

@@ -27,30 +27,28 @@ INLINE __u32 generation_of(__u32 device, __u32 arrival)
 /* Keys and values are read by eight bytes, whatever stands in them. */
 typedef __u64 __attribute__((may_alias)) word;
 
-INLINE __u64 mix(__u64 seal, __u64 word)
-{
-	seal = (seal ^ word) * 0x9e3779b97f4a7c15;
-	return seal ^ seal >> 32;
-}
+/* Each word of a seal is multiplied by an odd number of its own, and all are summed up: one word
+ * that differs makes another seal, and no multiplication waits for another one.
+ */
+#define FACTOR(i) (0x9e3779b1U * (2 * (i) + 1) & 0x7fffffff)
 
 /* A number that says that this is one flow's, and the flow's with these ends. */
 INLINE __u32 seal_of(const struct flow *flow, const struct ends *arriving, enum family family)
 {
 	const word *key = (const word *)arriving, *sealed = (const word *)&flow->expires;
-	const int addresses = addresses_length(family) / 8;
+	const word *leaving = (const word *)&flow->leaving;
+	const int ends = 1 + addresses_length(family) / 8;
 	const int words = (offsetof(struct flow, is_peer) - offsetof(struct flow, expires)) / 8;
-	__u64 seal = control.secret + flow->is_peer;
-#pragma unroll
-	for (int i = 0; i < 1 + addresses; i++)
-		seal = mix(seal, key[i]);
+	const __u64 secret = control.secret;
+	__u64 seal = flow->is_peer;
 #pragma unroll
 	for (int i = 0; i < words; i++)
-		seal = mix(seal, sealed[i]);
-	sealed = (const word *)&flow->leaving;
+		seal += (sealed[i] ^ secret) * FACTOR(i);
 #pragma unroll
-	for (int i = 0; i < 1 + addresses; i++)
-		seal = mix(seal, sealed[i]);
-	return seal;
+	for (int i = 0; i < ends; i++)
+		seal += (key[i] ^ secret) * FACTOR(words + i) +
+			(leaving[i] ^ secret) * FACTOR(words + ends + i);
+	return seal ^ seal >> 32;
 }
 
 /* Reads what is sealed of an entry, once, into memory of our own; whether the seal is whole. */

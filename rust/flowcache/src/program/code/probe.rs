@@ -1,5 +1,5 @@
 //! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
-//! Source: sha256 b752c22028fe3364c28f971031c9549c6b8c756d4c20830b206a2ec481c9cd4a
+//! Source: sha256 69e6ac617c09dc957d53e39390748009c114ec7d5fe117aca4415246087c4496
 //! Compiler: Debian clang version 14.0.6
 
 use crate::program::Program;
