@@ -142,8 +142,7 @@ impl ConntrackSync {
                 std::thread::sleep(GATHER);
             }
             changes.clear();
-            // Other threads delete flows from the engine at any time, and leave the kernel to this
-            // one.
+            // Other threads delete flows from the engine, and leave the kernel to this one.
             self.end_orphans(engine, requests)?;
         }
         Ok(())
