@@ -349,13 +349,8 @@ def test_another_user_is_not_answered() -> None:
         ),
         (
             "explain",
-            {"packet": "", "interface": -1},
-            "explain: interface: expected int >= 0, not -1",
-        ),
-        (
-            "explain",
-            {"packet": "", "interface": 2**32},
-            "explain: interface: expected int <= 4294967295",
+            {"packet": "", "device": 1},
+            "explain: device: expected str, got int, not 1",
         ),
         ("explain", {"packet": 7}, "explain: packet: expected str, got int, not 7"),
         (

@@ -33,7 +33,7 @@ PARAMETERS: Final = (
     "names",
     "family",
     "packet",
-    "interface",
+    "device",
     "strategy",
     "seconds",
     "is_followed",

@@ -1,5 +1,7 @@
 """Write examples/traffic.pcap: twenty connections of three clients to the Service of
-examples/simpleservice, as the node's device sees them, with a name server's datagrams between them.
+examples/simpleservice, with a name server's datagrams between them, as they come in at the node
+(`tcpdump -i any -Q in`): from clients to the Service, and back from the endpoint that an engine
+with seed 1 chooses.
 
 `--check` writes nothing, and ends with 1 if the file is not as it should be.
 """
@@ -10,31 +12,53 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import kbe_nat
 from kbe_nat.packets import Packet
 
 ROOT: Final = Path(__file__).parents[1]
 CAPTURE: Final = ROOT / "examples/traffic.pcap"
+OBJECTS: Final = ROOT / "examples/simpleservice/cluster.yaml"
 START: Final = 1_767_225_600_000
 """Milliseconds since 1970: the first day of 2026."""
 RAW_IP: Final = 101
 """The link type: packets begin with the IP header."""
 VIP: Final = ("172.30.228.255", 80)
+REQUEST: Final = b"GET /info HTTP/1.1\r\nHost: simpleservice\r\n\r\n"
+RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+ASKED, ANSWERED = 1001 + len(REQUEST), 5001 + len(RESPONSE)
+SEGMENTS: Final = (
+    (0, False, "S", b"", 1000, 0),
+    (1, True, "SA", b"", 5000, 1001),
+    (2, False, "A", b"", 1001, 5001),
+    (3, False, "PA", REQUEST, 1001, 5001),
+    (20, True, "PA", RESPONSE, 5001, ASKED),
+    (30, False, "FA", b"", ASKED, ANSWERED),
+    (31, True, "FA", b"", ANSWERED, ASKED + 1),
+    (32, False, "A", b"", ASKED + 1, ANSWERED + 1),
+)
+"""Of one connection: milliseconds after it began, whether the endpoint sends it, flags, payload,
+sequence and acknowledgement numbers.
+"""
 CLIENTS: Final = ("10.0.2.100", "10.0.2.101", "10.0.2.102")
 
 
 def frames() -> Iterator[tuple[int, Packet]]:
     """Milliseconds after the start, and the packet."""
+    engine = kbe_nat.load(OBJECTS, seed=1)
     for number in range(20):
         client, begin = (CLIENTS[number % 3], 40_000 + number), number * 40
-        yield begin, Packet("tcp", client, VIP, "S", sequence=1000, identification=1)
-        yield begin + 2, Packet("tcp", client, VIP, "A", b"", 1001, 5001, identification=2)
-        request = b"GET /info HTTP/1.1\r\nHost: simpleservice\r\n\r\n"
-        yield begin + 3, Packet("tcp", client, VIP, "PA", request, 1001, 5001, identification=3)
-        end = 1001 + len(request)
-        yield begin + 30, Packet("tcp", client, VIP, "FA", b"", end, 5301, identification=4)
+        syn = Packet("tcp", client, VIP, "S", sequence=1000, identification=1)
+        translated = engine.process(syn, begin).packet
+        assert translated is not None, "the objects have endpoints"
+        backend = Packet.parse(translated).destination
+        for after, is_answer, flags, payload, sequence, acknowledgement in SEGMENTS:
+            ends = (backend, client) if is_answer else (client, VIP)
+            segment = (flags, payload, sequence, acknowledgement)
+            yield begin + after, Packet("tcp", *ends, *segment, identification=after)
         if number % 4 == 0:
-            name_server = ("10.0.2.3", 53)
-            yield begin + 31, Packet("udp", (client[0], 50_000 + number), name_server, payload=b"?")
+            resolver, name_server = (client[0], 50_000 + number), ("10.0.2.3", 53)
+            yield begin + 35, Packet("udp", resolver, name_server, payload=b"?")
+            yield begin + 36, Packet("udp", name_server, resolver, payload=b"!")
 
 
 def capture() -> bytes:

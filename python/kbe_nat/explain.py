@@ -6,6 +6,7 @@ what the kernel makes of the verdict. All of it is one `ExplanationRow`, for a d
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from kbe_nat import packets as wire
 from kbe_nat._native import Explanation
 from kbe_nat.family import Family
 from kbe_nat.kubeproxy.chains import chains
+from kbe_nat.kubeproxy.settings import matches
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.endpoints import exclusions
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
@@ -154,6 +156,21 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
     return f"{subject} {outcome}."
 
 
+def device_of(packet: bytes, plan: Plan, name: str = "") -> int:
+    """The number of the device by which a described packet comes in: 0 for the node's own packets,
+    that of a pod's device where `name` is one of them, else any other. Without a name it is eth0.
+
+    One rule for daemons and files: a source that the plan does not know as the node's is beyond it.
+    """
+    ends = wire.ends(packet)
+    source = ends.source[0] if ends else ""
+    if source in plan.addresses or (source and ip_address(source).is_loopback):
+        return 0
+    options = plan.options
+    is_pod = matches(options.pod_interface, name or DEFAULT_DEVICE)
+    return options.pod_interfaces[0] if is_pod and options.pod_interfaces else OTHER_INTERFACE
+
+
 def explain_packet(
     explanation: Explanation,
     kinds: Iterable[DatapathKind] = DatapathKind,
@@ -233,6 +250,11 @@ def _consequence(explanation: Explanation, kind: DatapathKind) -> str:
     return f"{consequence}; the source is masqueraded, by another bit of the mark"
 
 
+OTHER_INTERFACE: Final = 2**32 - 1
+"""A number that stands for a device of the node behind which no pods are; the kernel counts up from
+1.
+"""
+DEFAULT_DEVICE: Final = "eth0"
 REFUSED_BY_CHAINS: Final = ("no-endpoints", "no-local-endpoints", "source-range")
 """Causes for which kube-proxy has a chain that refuses the packet."""
 VERDICTS: Final = {"accept": "pass"}

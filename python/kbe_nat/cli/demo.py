@@ -109,7 +109,7 @@ def demo(
 
 @dataclass(slots=True)
 class _Walk:
-    """The steps of the page: each command, and what it really prints."""
+    """The steps of the demonstration: each command, and what it really prints."""
 
     world: World
     is_told: bool

@@ -6,7 +6,6 @@ from tables of the objects (`_Offline`), or from a running daemon.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
@@ -39,12 +38,13 @@ from kbe_nat.explain import (
     MIXED,
     ExplanationRow,
     VerdictRow,
+    device_of,
     explain_in_plan,
     explain_packet,
     sentence,
     verdict_of,
 )
-from kbe_nat.kubeproxy.settings import NodeSettings, matches
+from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
@@ -79,8 +79,8 @@ PACKET_FLAGS: Final[Flags] = {
         help="Device that the packet comes in by. Default: eth0, and none for the node's own.",
     ),
 }
-OTHER_INTERFACE, POD_INTERFACE = 1, 2
-"""Numbers that stand for a device of the node, and for one behind which pods are."""
+POD_INTERFACE: Final = 1
+"""A number that stands for a device behind which pods are."""
 EPHEMERAL_PORT: Final = 49152
 OFFLINE: Final = (*OBJECT_PARAMETERS, *NODE_PARAMETERS)
 """Flags that say more about objects that are read."""
@@ -154,8 +154,7 @@ class _Offline:
         self._snapshot: Snapshot = read_objects(objects)
         options = node_options(node, self._snapshot)
         if options.pod_interface:
-            # Packets are described by names of devices: numbers stand for "one of the pods'" and
-            # "another".
+            # No device needs to be here: a number stands for "one of the pods'".
             options = replace(options, pod_interfaces=(POD_INTERFACE,))
         self._plan: Plan = plan(self._snapshot, options)
         warn(*self._plan.notes)
@@ -173,20 +172,9 @@ class _Offline:
             for port in self._plan.ports
         )
         packet = _describe(question, ports)
-        device = self._device(packet, question.interface)
+        device = device_of(packet, self._plan, question.interface or "")
         explanation = self.engine.explain(packet, 0, interface=device, incomplete_checksum=True)
         return packet, explain_in_plan(explanation, packet, self._snapshot, self._plan)
-
-    def _device(self, packet: bytes, interface: str | None) -> int:
-        """The number of the device that a described packet comes in by: none for a packet of the
-        node itself.
-        """
-        ends = wire.ends(packet)
-        source = ends.source[0] if ends else ""
-        if source in self._plan.addresses or (source and ip_address(source).is_loopback):
-            return 0
-        device = self._plan.options.pod_interface
-        return POD_INTERFACE if matches(device, interface or "eth0") else OTHER_INTERFACE
 
 
 def _which(
@@ -253,7 +241,7 @@ def ask_daemon(socket: Path, question: FlowQuestion) -> tuple[bytes, Explanation
         "explain",
         ExplanationRow,
         packet=packet.hex(),
-        interface=OTHER_INTERFACE if question.interface else 0,
+        device=question.interface or "",
     )
     return packet, explanation
 

@@ -65,7 +65,7 @@ class _Dump(_Parameters, frozen=True):
 
 class _Packet(_Parameters, frozen=True):
     packet: Hexadecimal
-    interface: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+    device: Text = ""
 
 
 class _Strategy(_Parameters, frozen=True):

@@ -45,7 +45,7 @@ from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError, NotFoundError
-from kbe_nat.explain import ExplanationRow, explain_in_plan, verdict_word
+from kbe_nat.explain import ExplanationRow, device_of, explain_in_plan, verdict_word
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import ServiceKey, Strategy, qualified
 from kbe_nat.policy.selector import label_map
@@ -306,13 +306,13 @@ class Verbs:
             ],
         )
 
-    def explain(self, packet: str, interface: int = 0) -> Iterator[ExplanationRow]:
-        """The explanation of a packet, which comes in hexadecimal."""
+    def explain(self, packet: str, device: str = "") -> Iterator[ExplanationRow]:
+        """The explanation of a packet in hexadecimal that comes in by a device of this name."""
         try:
             content = bytes.fromhex(packet)
         except ValueError:
             raise ControlError("the packet is not hexadecimal") from None
-        yield explain_live(self._controller, content, interface)
+        yield explain_live(self._controller, content, device)
 
     def strategy(self, service: str, strategy: str) -> Iterator[int]:
         """Choose backends in another way. Yields the number of service ports."""
@@ -411,8 +411,9 @@ class Verbs:
         }
 
 
-def explain_live(controller: Controller, packet: bytes, interface: int) -> ExplanationRow:
-    """The explanation of a packet that comes in by a device, by its number."""
+def explain_live(controller: Controller, packet: bytes, device: str = "") -> ExplanationRow:
+    """The explanation of a packet that comes in by a device of this name: see `device_of`."""
+    interface = device_of(packet, controller.plan, device)
     explanation = controller.engine.explain(
         packet, time.monotonic_ns(), interface=interface, incomplete_checksum=True
     )

@@ -17,7 +17,7 @@ def rules(plan: Plan, family: Family, service: str | None = None) -> list[str]:
     """The lines of one family, of one Service ("namespace/name") or of all, in iptables-save's
     order: chains sorted, rules as they stand in them.
 
-    Node ports, external addresses and affinity are left out: the page has none.
+    Node ports, external addresses and affinity are left out: cluster IPs alone are shown.
     """
     lines = [
         line

@@ -4,8 +4,7 @@
 
     client 10.0.2.100 ---- 10.0.2.15 node 172.17.0.1 ---- bridge ---- pods 172.17.0.3, .4, ...
 
-The node is the client's way to everything, as in the seed: a Service's address is nowhere but in
-the rules.
+The node is the client's way to everything: a Service's address is nowhere but in the rules.
 """
 
 import os

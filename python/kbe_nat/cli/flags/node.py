@@ -45,7 +45,8 @@ NODE_FLAGS: Final[Flags] = {
     "node_addresses": TextFlag(
         Flag(
             "--node-address",
-            help="Addresses of the node besides loopback. Default: those of the Node object.",
+            help="Addresses of the node besides loopback. Default: those of this machine for a"
+            " daemon, those of the Node object for verbs that read files.",
         ),
         lambda texts: tuple(map(parse_address, texts)),
         list[str],

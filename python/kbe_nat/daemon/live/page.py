@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from importlib.resources import files
-from ipaddress import ip_address
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -70,9 +69,7 @@ class LivePage:
             packet = self._packet(question)
         except ValueError as error:
             return bad_request(str(error))
-        source, _ = split_address(question.source)
-        is_own = source in self._controller.plan.addresses or ip_address(source).is_loopback
-        row = explain_live(self._controller, packet, 0 if is_own else OTHER_DEVICE)
+        row = explain_live(self._controller, packet)
         content = {"sentence": sentence(packet, row), "verdict": verdict_of(row)}
         return 200, {**JSON_HEADERS, **NO_STORE}, msgspec.json.encode(content)
 
@@ -127,5 +124,3 @@ POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 EPHEMERAL_PORT: Final = 49152
-OTHER_DEVICE: Final = 1
-"""A packet that the node did not send itself comes in by some device."""
