@@ -16,9 +16,9 @@ import kbe_nat
 from harness.clusters import POD_DEVICE, Cluster, Flow, cluster
 from harness.rule_walker import End, Walker
 from harness.second_opinion import is_documented, read_dump
-from kbe_nat.cli.explain import EPHEMERAL_PORT, OTHER_INTERFACE, POD_INTERFACE
+from kbe_nat.cli.explain import EPHEMERAL_PORT, POD_INTERFACE
 from kbe_nat.engine_tables import native_tables
-from kbe_nat.explain import VERDICTS
+from kbe_nat.explain import OTHER_INTERFACE, VERDICTS
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.packets import opening

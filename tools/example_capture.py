@@ -9,6 +9,7 @@ with seed 1 chooses.
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -53,8 +54,8 @@ def frames() -> Iterator[tuple[int, Packet]]:
         backend = Packet.parse(translated).destination
         for after, is_answer, flags, payload, sequence, acknowledgement in SEGMENTS:
             ends = (backend, client) if is_answer else (client, VIP)
-            segment = (flags, payload, sequence, acknowledgement)
-            yield begin + after, Packet("tcp", *ends, *segment, identification=after)
+            packet = Packet("tcp", *ends, flags, payload, sequence, acknowledgement)
+            yield begin + after, replace(packet, identification=after)
         if number % 4 == 0:
             resolver, name_server = (client[0], 50_000 + number), ("10.0.2.3", 53)
             yield begin + 35, Packet("udp", resolver, name_server, payload=b"?")
