@@ -10,7 +10,7 @@ INDEX := tests/install tests/deploy/test_image.py
 export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: versions help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings bench-flow-cache notebooks figures soak chaos mutants fuzz wheel deb release docs clean
+.PHONY: versions help demo test check build conformance bench bench-cluster bench-engine bench-compare bench-replay bench-page bench-agreement bench-restart bench-datapath bench-encodings notebooks figures soak chaos mutants fuzz wheel deb release docs clean
 
 help:          ## list the verbs
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' Makefile | expand -t 16
@@ -54,6 +54,7 @@ check: build   ## formatting, lints, types, licences, layering, names and sizes,
 	python tools/options_page.py --check
 	python tools/annotations_page.py --check
 	python tools/example_capture.py --check
+	python tools/datapath_figures.py --check
 	python tools/house.py --check
 
 build: .venv/ready    ## leave an optimised build in .venv/bin/kbe-nat
@@ -81,13 +82,13 @@ bench-agreement: build    ## ask 100 nodes about 100,000 connections, whatever o
 bench-restart: build    ## let 5,000 simulated clients meet API servers that restart at once: docs/scale.md
 	PYTHONPATH=tests python -m benches.restart
 
-bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md and datapath.json
+bench-datapath: build    ## measure ways through a node on real packets, as root: benches/RESULTS.md, README.md, docs/datapaths.md; ROUNDS=5
 	@tools/system-packages.sh haproxy || true
-	python -m benches.datapath.run
-	python -m benches.datapath.scale
-
-bench-flow-cache: build   ## measure an established packet by the flow cache, as root: benches/RESULTS.md and flow_cache.json
-	PYTHONPATH=tests python -m benches.flow_cache
+	python -m benches.datapath.established $(if $(ROUNDS),--rounds $$((40 * $(ROUNDS))))
+	python -m benches.datapath.connects $(if $(ROUNDS),--rounds $$((20 * $(ROUNDS))))
+	python -m benches.datapath.run $(if $(ROUNDS),--rounds $(ROUNDS))
+	python -m benches.datapath.scale $(if $(ROUNDS),--rounds $(ROUNDS))
+	python tools/datapath_figures.py
 
 bench-metrics: build   ## measure a scrape at 10,000 Services: benches/RESULTS.md and benches/results/metrics.json
 	python -m benches.scrape
@@ -104,8 +105,9 @@ bench-encodings: build    ## measure answers of an API server in JSON and in pro
 notebooks: build    ## execute the lab's notebooks, and write them with what they print and draw
 	python tools/notebooks.py
 
-figures: build    ## run three scenarios of the lab's gallery, and write README's figures
+figures: build    ## write README's figures: of three scenarios of the lab's gallery, which it runs, and of the last bench-datapath
 	python tools/lab_figures.py
+	python tools/datapath_figures.py
 
 soak: build    ## a minute at four fifths of the capacity without loss, and ten gigabytes byte for byte
 	python -m benches.datapath.steady

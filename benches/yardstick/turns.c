@@ -3,9 +3,9 @@
 // that sends: one thread holds both ends of all ways, and takes turns of a few milliseconds.
 //
 // turns FAMILY ROUNDS NAME@CLIENT@SERVER@ADDRESS@PORT ...   CLIENT and SERVER are files of network
-// namespaces. Opens flows, prints "ready", waits for a line, warms up, and prints for each way and
-// kind a line "NAME KIND NANOSECONDS ...", a number for each round: udp by packet, rr by round trip
-// of a byte on TCP, bulk by KiB of TCP.
+// namespaces. Opens flows, says "ready", uses them once more, says "assured", twice more, says "warm",
+// and each time waits for a line. Then it prints for each way and kind a line "NAME KIND NANOSECONDS
+// ...", a number for each round: udp by packet, rr by round trip of a byte on TCP, bulk by KiB of TCP.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { WAYS = 16, FLOWS = 64, BATCH = 64, BATCHES = 32, TRIPS = 100, BULK = 4 << 20 };
-enum { UDP_PORT = 20000, TCP_PORT = 41000, SERVER_PORT = 7777, PAYLOAD = 18 };
+enum { UDP_PORT = 20000, TCP_PORT = 41000, SERVER_PORT = 7780, PAYLOAD = 18 };
 enum { UDP, RR, STREAM, KINDS };
 static const char *const names[KINDS] = {"udp", "rr", "bulk"};
 
@@ -163,6 +163,18 @@ static double stream(way *w) {
     return taken / (received / 1024.0);
 }
 
+static void use(way *ways, int count) {
+    for (int i = 0; i < count; i++) {
+        for (int flow = 0; flow < FLOWS; flow++)
+            ask(&ways[i], flow);
+        trip(&ways[i]);
+    }
+}
+
+static void pause_at(const char *step) {
+    printf("%s\n", step), fflush(stdout), (void)!getchar();
+}
+
 int main(int count, char **words) {
     static way ways[WAYS];
     static struct iovec payload = {buffer, PAYLOAD};
@@ -184,14 +196,13 @@ int main(int count, char **words) {
             w->taken[kind] = calloc(rounds, sizeof(double));
         open_flows(w);
     }
-    printf("ready\n"), fflush(stdout), (void)!getchar();
+    pause_at("ready");
+    // Packets of flows that are old enough: connection tracking calls them assured.
+    use(ways, ways_count);
+    pause_at("assured");
     // Twice: the first packet of each direction makes the entry of a cache.
-    for (int i = 0; i < 2 * ways_count; i++) {
-        for (int flow = 0; flow < FLOWS; flow++)
-            ask(&ways[i / 2], flow);
-        trip(&ways[i / 2]);
-    }
-    printf("warm\n"), fflush(stdout), (void)!getchar();
+    use(ways, ways_count), use(ways, ways_count);
+    pause_at("warm");
     for (int round = -1; round < rounds; round++)
         for (int i = 0; i < ways_count; i++) {
             way *w = &ways[round & 1 ? ways_count - 1 - i : i];

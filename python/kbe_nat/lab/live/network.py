@@ -49,10 +49,7 @@ class Network:
                 # their link-local addresses, and programming would seem to take as long.
                 with suppress(FileNotFoundError):
                     namespace.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
-            wire_node(self.node, self.client)
-            for position, pod in enumerate(self.pods):
-                wire_pod(self.node, pod, PODS[Family.IPV4][position], f"veth{position}")
-            wire_ipv6(self.node, self.client, dict(zip(PODS[Family.IPV6], self.pods, strict=True)))
+            self.wire()
             self.servers = tuple(
                 stack.enter_context(Server(pod, str(position)))
                 for position, pod in enumerate(self.pods)
@@ -62,6 +59,13 @@ class Network:
 
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
+
+    def wire(self) -> None:
+        """Join the namespaces, which are there. Raises `PlaygroundError`."""
+        wire_node(self.node, self.client)
+        for position, pod in enumerate(self.pods):
+            wire_pod(self.node, pod, PODS[Family.IPV4][position], f"veth{position}")
+        wire_ipv6(self.node, self.client, dict(zip(PODS[Family.IPV6], self.pods, strict=True)))
 
     def first_answer(
         self, family: Family, protocol: str, *, pod: int | None = None, address: str | None = None

@@ -1,0 +1,106 @@
+"""What opening a connection costs on each way, with one Service and with many, in turns of a
+twentieth of a second.
+
+Writes benches/results/connects.json and a part of benches/RESULTS.md. Needs root.
+"""
+
+import argparse
+import json
+from typing import Final
+
+from benches.datapath.beside import BASELINE, Compared, compare, standing
+from benches.harness.report import PAGE, figure, machine, part, table
+from kbe_nat.family import Family
+from kbe_nat.lab.live.objects import objects
+from kbe_nat.lab.live.traffic import Connections
+from kbe_nat.lab.live.ways.way import Served
+
+WAYS: Final = ("forward", BASELINE, "kernel-choice", "first-packet", "cached", "every-packet")
+MANY_WAYS: Final = (BASELINE, "kernel-choice", "first-packet", "cached")
+"""Of these with more than one Service."""
+FIELDS: Final = {"p50_us": "connect p50 µs", "p99_us": "p99 µs", "rate": "connections/s"}
+TURN_SECONDS: Final = 0.05
+Row = dict[str, Compared]
+
+
+def measure(services: int, rounds: int) -> dict[str, Row]:
+    """By way and field."""
+    names = WAYS if services == 1 else MANY_WAYS
+    samples: dict[str, list[Connections]] = {}
+    with standing({name: name for name in names}, objects(services)) as served:
+        # The first round warms up.
+        for turn in range(rounds + 1):
+            order = list(served.items())
+            for name, way in order if turn % 2 else reversed(order):
+                done = opened(way)
+                if turn:
+                    samples.setdefault(name, []).append(done)
+    return {
+        name: {
+            field: compare(
+                values(field, taken),
+                values(field, samples[BASELINE]),
+                is_rate=field == "rate",
+            )
+            for field in FIELDS
+        }
+        for name, taken in samples.items()
+    }
+
+
+def opened(way: Served) -> Connections:
+    """The connections of a turn."""
+    return way.network.traffic.connect(way.address(Family.IPV4), seconds=TURN_SECONDS)
+
+
+def values(field: str, taken: list[Connections]) -> list[float]:
+    """A field of each round."""
+    if field == "rate":
+        return [done.opened / done.seconds for done in taken]
+    return [getattr(done.latencies, field) for done in taken]
+
+
+def cells(row: Compared) -> list[str]:
+    """A row's cells of one field."""
+    spread = f"{row['ratio_p50']:.2f} ({row['ratio_p25']:.2f}-{row['ratio_p75']:.2f})"
+    return [figure(row["median"]), figure(row["least"]), spread]
+
+
+def page(results: dict[str, dict[str, Row]], rounds: int) -> str:
+    """The part of benches/RESULTS.md."""
+    columns = [
+        "way",
+        "Services",
+        *(f"{field}{more}" for field in FIELDS.values() for more in ("", ", best", ", x nft")),
+    ]
+    lines = [
+        [name, f"{int(services):,}", *(cell for field in FIELDS for cell in cells(row[field]))]
+        for services, rows in results.items()
+        for name, row in rows.items()
+    ]
+    text = f"{machine()} Rounds: {rounds}. The median and the best of rounds, and the median of"
+    return (
+        f"{text} each round's own ratio to nft DNAT with its quartiles.\n\n{table(columns, lines)}"
+    )
+
+
+def main() -> None:
+    """Measure, store, show."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--services", type=int, nargs="+", default=[1, 10_000], help="numbers of Services"
+    )
+    parser.add_argument("--rounds", type=int, default=100, help="times that each is measured")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    results = {str(services): measure(services, rounds) for services in arguments.services}
+    (PAGE.parent / "results/connects.json").write_text(json.dumps(results, indent=2) + "\n")
+    text = page(results, rounds)
+    part("connects", "make bench-datapath", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
