@@ -49,5 +49,5 @@ class Yardstick:
             if process.line() != "ready":
                 raise LabError("c-nfq does not start")
             served = Served(network, 0.0)
-            served.queue, served.pids = QUEUE, (process.pid,)
+            served.queues, served.pids = (QUEUE,), (process.pid,)
             yield served

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from kbe_nat.daemon import privileges
-from kbe_nat.daemon.settings import QueueSettings
+from kbe_nat.daemon.settings import Settings
 from kbe_nat.datapath.detect import cache_refusal, choose, spread_refusal
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
@@ -25,7 +25,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.installer import InstallerName, probe
 from kbe_nat.rules.kube_proxy import kube_proxy_processes, kube_proxy_rules
 from kbe_nat.rules.neighbours import Surroundings, mark_writers, neighbours, queue_users
-from kbe_nat.rules.rule import Marks
+from kbe_nat.rules.rule import DatapathKind, Marks
 
 
 class State(StrEnum):
@@ -226,14 +226,15 @@ def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
         if writers
         else "",
     )
-    number = QueueSettings().first
-    users = queue_users(surroundings, number)
+    numbers = Settings().queue_numbers(DatapathKind.FIRST_PACKET)
+    taken = {number: users for number in numbers if (users := queue_users(surroundings, number))}
+    number, users = next(iter(taken.items()), (numbers[0], []))
     yield Check(
         "queue number",
         State.NOTE if users else State.OK,
         f"rules of others send packets to queue {number}: {', '.join(users[:MOST_PLACES])}"
         if users
-        else f"no rules of others use queue {number}",
+        else f"no rules of others use queues {numbers[0]} to {numbers[-1]}",
         "we would decide about their packets: take another number by --queue" if users else "",
     )
     devices = surroundings.with_programs

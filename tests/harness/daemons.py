@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from harness.waiting import eventually
 from kbe_nat.daemon.checkpoints import Stamp
+from kbe_nat.daemon.settings import Settings
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
@@ -63,6 +64,11 @@ class Daemon:
     @property
     def socket(self) -> Path:
         return self.folder / "control.sock"
+
+    @property
+    def queues(self) -> range:
+        """The numbers of its queues."""
+        return Settings().queue_numbers(self.datapath)
 
     @property
     def log(self) -> str:

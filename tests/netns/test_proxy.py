@@ -17,6 +17,7 @@ from harness.daemons import BALANCED, COMMAND, NOBODY, SEED, VIP, Daemon, curl, 
 from harness.programs import SHORT_SERVER, TCP_ECHO, UDP_ECHO
 from harness.stage import FAMILIES, FOREIGN, PODS, add_ipv6, served
 from harness.waiting import eventually
+from kbe_nat.drivers.native import queues_for_processors
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import inside
@@ -25,10 +26,15 @@ from kbe_nat.rules.rule import DatapathKind
 
 QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
 QUEUED = re.compile(r"(?m)^ *100 +\d+ +(\d+)")
+QUEUES_OF_PROCESSORS = (
+    f"queue flags bypass,fanout to 100-{99 + queues_for_processors()}"
+    if queues_for_processors() > 1
+    else "queue flags bypass to 100"
+)
 QUEUEING = {
     DatapathKind.EVERY_PACKET: "-j NFQUEUE --queue-num 100",
-    DatapathKind.FIRST_PACKET: "queue flags bypass to 100",
-    DatapathKind.CACHED: "queue flags bypass to 100",
+    DatapathKind.FIRST_PACKET: QUEUES_OF_PROCESSORS,
+    DatapathKind.CACHED: QUEUES_OF_PROCESSORS,
 }
 
 
@@ -412,7 +418,7 @@ def test_what_it_tells(daemon: Daemon) -> None:
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
     assert "connections" in daemon.ask("top", "--delay", "0.1")
     assert QUEUEING[daemon.datapath] in daemon.ask("get", "rules")
-    assert [own["number"] for own in daemon.get("stats")["queues"]] == [100]
+    assert [own["number"] for own in daemon.get("stats")["queues"]] == list(daemon.queues)
     told = json.loads(
         daemon.ask("explain", "--live", "--from", "10.0.2.100", "--to", f"{VIP}:80", "-o", "json")
     )

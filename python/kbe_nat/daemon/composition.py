@@ -28,7 +28,7 @@ from kbe_nat.datapath.cached import Cached
 from kbe_nat.datapath.datapath import Datapath, Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
-from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.native import SPIN_SECONDS, NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.errors import FlowCacheError, PrivilegeError, RulesError, SettingError
 from kbe_nat.metrics.rest import RestMetrics
@@ -97,7 +97,7 @@ def build(
         datapath=kind,
         reason=reason,
         driver=settings.datapath.driver,
-        queues=_span(settings.queues.numbers),
+        queues=_span(settings.queue_numbers(kind)),
         rules=installer,
         seed=seed,
         other_proxies=_rivals(settings, commands),
@@ -191,7 +191,7 @@ def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:
 def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> FirstPacket:
     slots = settings.datapath.standby_slots or DEFAULT_SLOTS
     return FirstPacket(
-        _diversion(settings),
+        _diversion(settings, DatapathKind.FIRST_PACKET),
         commands,
         NftTables(),
         settings.datapath.on_death or OnDeath.SERVE,
@@ -217,11 +217,13 @@ def _every_packet(
 ) -> tuple[EveryPacket, str]:
     """The datapath, and what installs its rules."""
     if rules is not None:
-        return EveryPacket(_diversion(settings), rules), "an installer that was given"
+        return EveryPacket(
+            _diversion(settings, DatapathKind.EVERY_PACKET), rules
+        ), "an installer that was given"
     rules, installer = probe(settings.datapath.rules or InstallerName.AUTO, commands)
     program = NatProgram(commands, NftTables(), settings.marks.marks)
     datapath = EveryPacket(
-        _diversion(settings),
+        _diversion(settings, DatapathKind.EVERY_PACKET),
         rules,
         leftovers=program.remove,
         # Also from first-packet, whose connections the kernel carries too.
@@ -230,8 +232,8 @@ def _every_packet(
     return datapath, installer
 
 
-def _diversion(settings: Settings) -> Diversion:
-    numbers = settings.queues.numbers
+def _diversion(settings: Settings, kind: DatapathKind) -> Diversion:
+    numbers = settings.queue_numbers(kind)
     return Diversion((numbers[0], numbers[-1]), settings.marks.marks)
 
 
@@ -261,6 +263,7 @@ def _queues(
 ) -> list[Callable[[], Queue]]:
     """One function per queue, which opens it."""
     queues, marks = settings.queues, settings.marks.marks
+    numbers = settings.queue_numbers(kind)
     if settings.datapath.driver is Driver.NETFILTERQUEUE:
         return [
             partial(
@@ -270,7 +273,7 @@ def _queues(
                 backend_ids=backend_ids,
                 max_length=queues.length,
             )
-            for number in queues.numbers
+            for number in numbers
         ]
     return [
         partial(
@@ -281,8 +284,10 @@ def _queues(
             max_length=queues.length,
             gso=queues.gso is not False,
             fail_open=settings.fails_open(kind),
+            # A thread that spins where the packet came from keeps the client from its answer.
+            spin=0.0 if kind.offloads and len(numbers) > 1 else SPIN_SECONDS,
         )
-        for number in queues.numbers
+        for number in numbers
     ]
 
 

@@ -268,7 +268,7 @@ class Proxy:
         """Installs the rules and starts the packet loops. A failure on the way takes the rules
         away, unless others were there before.
         """
-        controller, cpus = self.controller, self._settings.queues.cpus
+        controller = self.controller
         with ExitStack() as failing:
             if not controller.datapath.is_present():
                 failing.callback(controller.remove)
@@ -279,9 +279,9 @@ class Proxy:
             # The loops come later: the rules of an earlier daemon would misunderstand their
             # verdicts. And when the kernel removes a table, it drops what waits in queues.
             controller.install()
-            for number, queue in enumerate(self._opened):
-                cpu = cpus[number % len(cpus)] if cpus else None
-                loop = LoopThread(controller.engine, queue, cpu)
+            for place, queue in enumerate(self._opened):
+                cpus = self._settings.processors(self._facts.datapath, place)
+                loop = LoopThread(controller.engine, queue, cpus)
                 self._loops.append(stack.enter_context(loop))
             failing.pop_all()
 

@@ -17,6 +17,7 @@ from kbe_nat.client import DEFAULT_SOCKET
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.datapath.cached import CacheSettings
+from kbe_nat.drivers.native import processors_of, queues_for_processors
 from kbe_nat.errors import SettingError
 from kbe_nat.kubeproxy.bind_address import (
     HEALTH_PORT,
@@ -108,20 +109,18 @@ class QueueSettings:
     """The kernel's queues, each with a thread of ours."""
 
     first: int = 100
-    count: int = 1
+    count: int | None = None
+    """None: one for each processor where packets only ask for a choice, otherwise one."""
     length: int = 16_384
     """Packets that wait in a queue, at most."""
     cpus: tuple[int, ...] = ()
-    """For the threads, one each in turn; empty: any."""
+    """For the threads, one each in turn; empty: those whose packets come to the queue, where each
+    has its own, otherwise any.
+    """
     gso: bool | None = None
     """Whether TCP arrives as super-packets of up to 64 kB; None: it does."""
     fail_open: bool | None = None
     """Whether packets pass a full queue; None: with first-packet that serves on death."""
-
-    @property
-    def numbers(self) -> range:
-        """Of the queues."""
-        return range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ class Settings:
         for flag, path in (("--socket", self.files.socket), ("--state", self.files.state)):
             if path == Path():
                 raise SettingError(flag, "it names no file")
-        last = self.queues.numbers[-1]
+        last = self.queues.first + (self.queues.count or 1) - 1
         if last >= QUEUE:
             raise SettingError(
                 "--queues",
@@ -295,6 +294,23 @@ class Settings:
                 {"--gso": queues.gso, "--fail-open": queues.fail_open},
                 "the driver netfilterqueue has no such thing",
             )
+
+    def queue_numbers(self, kind: DatapathKind) -> range:
+        """Of the queues with this datapath."""
+        count = self.queues.count
+        if count is None:
+            # Packets of a flow would overtake each other in several queues, and threads of Python
+            # wait for each other.
+            is_spread = kind.offloads and self.datapath.driver is Driver.NATIVE
+            count = queues_for_processors() if is_spread else 1
+        return range(self.queues.first, min(self.queues.first + count, QUEUE))
+
+    def processors(self, kind: DatapathKind, place: int) -> frozenset[int]:
+        """Where the thread of the queue at this place runs; empty: anywhere."""
+        cpus, count = self.queues.cpus, len(self.queue_numbers(kind))
+        if cpus:
+            return frozenset((cpus[place % len(cpus)],))
+        return processors_of(place, count) if kind.offloads and count > 1 else frozenset()
 
     def fails_open(self, kind: DatapathKind) -> bool:
         """Whether packets pass a full queue."""

@@ -2,12 +2,15 @@
 Python per packet.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from kbe_nat._native import BackendIdMap, KernelQueue
 from kbe_nat.rules.rule import Marks
+
+SPIN_SECONDS: Final = 100e-6
 
 
 class NativeQueue(KernelQueue):
@@ -26,7 +29,7 @@ class NativeQueue(KernelQueue):
         gso: bool = True,
         fail_open: bool = False,
         socket_buffer: int = 64 << 20,
-        spin: float = 100e-6,
+        spin: float = SPIN_SECONDS,
     ) -> Self:
         """Bind queue `number`, in which the kernel keeps at most `max_length` packets for us. With
         `backend_ids` packets are not translated here: their marks tell the kernel how to translate
@@ -58,6 +61,21 @@ class NativeQueue(KernelQueue):
         self.close()
 
 
+def queues_for_processors() -> int:
+    """Queues with which each processor has its own, as far as there are not too many. Packets come
+    on any processor of the machine, whichever of them this process may use.
+    """
+    return min(os.cpu_count() or 1, MOST_QUEUES)
+
+
+def processors_of(place: int, count: int) -> frozenset[int]:
+    """The processors whose packets come to the queue at this place of `count`, where each goes to
+    the queue of its processor: those of them that this thread may use. A thread that runs there is
+    woken where the packet is, and no other processor has to wake up.
+    """
+    return frozenset(cpu for cpu in os.sched_getaffinity(0) if cpu % count == place)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueCounters:
     """The kernel's counters of one queue (/proc/net/netfilter/nfnetlink_queue)."""
@@ -83,5 +101,6 @@ def queue_counters() -> dict[int, QueueCounters]:
     return {row[0]: QueueCounters(row[0], *(row[field] for field in FIELDS)) for row in rows}
 
 
+MOST_QUEUES: Final = 16
 FIELDS: Final = (2, 5, 6, 7)
 """Columns behind the number: waiting, queue dropped, user dropped, sequence of the last packet."""

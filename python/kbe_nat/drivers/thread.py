@@ -35,13 +35,13 @@ class Turning(Protocol):
 class NativeThread:
     """Work that goes on for as long as the block runs."""
 
-    def __init__(self, work: Turning, name: str, cpu: int | None = None) -> None:
-        """With `cpu` the thread runs on that processor only."""
+    def __init__(self, work: Turning, name: str, cpus: frozenset[int] = frozenset()) -> None:
+        """The thread runs on these processors only; without any it runs on all."""
         self.failure: BaseException | None = None
         """Why the work ended by itself."""
         self.ended = threading.Event()
         self._work = work
-        self._cpu = cpu
+        self._cpus = cpus
         self._turns = (0, time.monotonic())
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         """Its name is what `top -H` and `ps -L` show."""
@@ -74,8 +74,8 @@ class NativeThread:
         try:
             with suppress(OSError):
                 COMM.write_text(self._thread.name)
-            if self._cpu is not None:
-                os.sched_setaffinity(0, {self._cpu})
+            if self._cpus:
+                os.sched_setaffinity(0, self._cpus)
             self._work.run()
         except BaseException as error:
             self.failure = error
@@ -120,11 +120,14 @@ class LoopThread(NativeThread):
     """Packets of `queue` go through `engine` for as long as the block runs."""
 
     def __init__(
-        self, engine: Engine, queue: PacketQueue | KernelQueue, cpu: int | None = None
+        self,
+        engine: Engine,
+        queue: PacketQueue | KernelQueue,
+        cpus: frozenset[int] = frozenset(),
     ) -> None:
-        """With `cpu` the thread runs on that processor only."""
+        """The thread runs on these processors only; without any it runs on all."""
         self.loop = Loop(engine, queue)
-        super().__init__(self.loop, "packet loop", cpu)
+        super().__init__(self.loop, "packet loop", cpus)
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")

@@ -107,7 +107,8 @@ class NatProgram:
         hash_seed: int = 0,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `queues` are the first and the
-        last number; `hash_seed` is that of tables, unless there are some.
+        last number, and a packet goes to the queue of the processor that carries it; `hash_seed` is
+        that of tables, unless there are some.
         """
         self.hash_seed = hash_seed
         self._runner = runner
@@ -361,7 +362,11 @@ class NatProgram:
         first, last = self._queues
         for chain, has_bypass in QUEUE_CHAINS.items():
             queue = NftRule.queue(
-                first, last - first + 1, bypass=has_bypass, fanout=False, native=is_native
+                first,
+                last - first + 1,
+                bypass=has_bypass,
+                fanout=first < last,
+                native=is_native,
             )
             transaction.append(table, chain, queue)
         marks = self._marks

@@ -147,6 +147,7 @@ class NatTableWriter:
         first, last = queues
         self._marks = marks
         self._queues = f"{first}" if first == last else f"{first}-{last}"
+        self._has_fanout = first < last
         self._keep = (marks.flow | marks.backend) ^ 0xFFFFFFFF
         """The bits of the packet mark that are no verdict."""
 
@@ -300,13 +301,17 @@ class NatTableWriter:
         """Rules that come by netlink, as nft would write them if it could."""
         mark = f"meta mark & {self._marks.backend:#x}"
         return {
-            "queue-bypass": (f"queue flags bypass to {self._queues}",),
-            "queue-no-bypass": (f"queue to {self._queues}",),
+            "queue-bypass": (self._queue("bypass"),),
+            "queue-no-bypass": (self._queue(),),
             "dnat-by-mark": (
                 f"dnat {ip} to {mark} map @{NatSet.BACKENDS}"
                 f" # meta mark set meta mark & {self._keep:#x}",
             ),
         }
+
+    def _queue(self, *flags: str) -> str:
+        words = ",".join((*flags, *(("fanout",) if self._has_fanout else ())))
+        return f"queue {f'flags {words} ' if words else ''}to {self._queues}"
 
 
 def sets(table: NatTable) -> dict[NatSet, Elements]:

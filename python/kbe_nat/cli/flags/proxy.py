@@ -198,12 +198,22 @@ PROXY_FLAGS: Final[Flags] = {
     },
     "queues": {
         "first": Flag("--queue", min=0, max=QUEUE - 1, help="Number of the first queue."),
-        "count": Flag("--queues", min=1, max=64, help="Number of queues, each with a thread."),
+        "count": Flag(
+            "--queues",
+            min=1,
+            max=64,
+            help="Number of queues, each with a thread. Default: one for each processor, at most"
+            " 16, with first-packet and cached; one with every-packet.",
+        ),
         "length": Flag(
             "--queue-length", min=1, max=MAX_LENGTH, help="Packets that wait in a queue, at most."
         ),
         "cpus": TextFlag(
-            Flag("--cpus", help="CPUs for the queue threads, comma-separated."),
+            Flag(
+                "--cpus",
+                help="CPUs for the queue threads, comma-separated. Default: with first-packet and"
+                " cached those whose packets come to the queue.",
+            ),
             parse_cpus,
         ),
         "gso": Flag(

@@ -24,7 +24,12 @@ from kbe_nat.datapath.cached import Cached, CacheSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
-from kbe_nat.drivers.native import NativeQueue
+from kbe_nat.drivers.native import (
+    SPIN_SECONDS,
+    NativeQueue,
+    processors_of,
+    queues_for_processors,
+)
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
 from kbe_nat.drivers.thread import LoopThread
 from kbe_nat.lab.live.network import NODE_ADDRESSES
@@ -88,7 +93,10 @@ def main() -> None:
 
 def _controller(kind: str, stack: ExitStack, snapshot: Snapshot) -> Controller:
     """Serves the snapshot until the stack is closed."""
-    engine, diversion, commands = kbe_nat.Engine(seed=1), Diversion((QUEUE, QUEUE)), Commands()
+    engine, commands = kbe_nat.Engine(seed=1), Commands()
+    # As the daemon has them: one for each processor where packets only ask for a choice.
+    numbers = queues_of(kind)
+    diversion = Diversion((numbers[0], numbers[-1]))
     datapath: FirstPacket | Cached | EveryPacket
     if kind in OFFLOADING:
         choice = Choice.KERNEL if kind == KERNEL_CHOICE else Choice.ENGINE
@@ -99,25 +107,34 @@ def _controller(kind: str, stack: ExitStack, snapshot: Snapshot) -> Controller:
     else:
         # As the daemon chooses it.
         datapath = EveryPacket(diversion, probe(InstallerName.AUTO, commands)[0])
-    queue: AbstractContextManager[Any] = (
-        NetfilterQueue(QUEUE, max_length=QUEUE_LENGTH)
+    queues: list[AbstractContextManager[Any]] = [
+        NetfilterQueue(number, max_length=QUEUE_LENGTH)
         if kind == "netfilterqueue-engine"
         else NativeQueue(
-            QUEUE,
+            number,
             backend_ids=datapath.backend_ids,
             max_length=QUEUE_LENGTH,
             fail_open=kind in OFFLOADING,
+            spin=SPIN_SECONDS if len(numbers) == 1 else 0.0,
         )
-    )
+        for number in numbers
+    ]
     options = Options(node_addresses=NODE_ADDRESSES)
     controller = Controller(engine, datapath, lambda _: options)
-    driver = stack.enter_context(queue)
+    drivers = [stack.enter_context(queue) for queue in queues]
     stack.enter_context(datapath.following(engine))
     controller.apply(snapshot)
     stack.callback(controller.remove)
     controller.install()
-    stack.enter_context(LoopThread(engine, driver))
+    for place, driver in enumerate(drivers):
+        cpus = processors_of(place, len(numbers)) if len(numbers) > 1 else frozenset()
+        stack.enter_context(LoopThread(engine, driver, cpus))
     return controller
+
+
+def queues_of(kind: str) -> range:
+    """The numbers of a kind's queues."""
+    return range(QUEUE, QUEUE + (queues_for_processors() if kind in OFFLOADING else 1))
 
 
 def _serve_reference(snapshot: Snapshot, started: float) -> None:

@@ -14,7 +14,7 @@ from kbe_nat.datapath.detect import choose, spread_refusal
 from kbe_nat.errors import PlaygroundError, RulesError
 from kbe_nat.family import Family
 from kbe_nat.lab.live.network import Network
-from kbe_nat.lab.live.serving import KERNEL_CHOICE, OFFLOADING, QUEUE, Change
+from kbe_nat.lab.live.serving import KERNEL_CHOICE, OFFLOADING, Change, queues_of
 from kbe_nat.lab.live.ways.kernel import IPTABLES, clear_iptables
 from kbe_nat.lab.live.ways.programs import Program
 from kbe_nat.lab.live.ways.way import Served, first_answer
@@ -57,7 +57,7 @@ class Driver:
             with Program(network.node, command, ends_with_input=True) as program:
                 started, peak = _tell(program, objects)
                 took = first_answer(network, objects) - started
-                served = _Engine(network, program, took, peak)
+                served = _Engine(network, program, took, peak, queues_of(self.name))
                 if self.name == DatapathKind.CACHED:
                     served.settling_seconds = CACHED_SECONDS
                 yield served
@@ -70,12 +70,16 @@ class Driver:
 
 
 class _Engine(Served):
-    queue = QUEUE
-
     def __init__(
-        self, network: Network, program: Program, programming_seconds: float, peak_mb: float
+        self,
+        network: Network,
+        program: Program,
+        programming_seconds: float,
+        peak_mb: float,
+        queues: range,
     ) -> None:
         super().__init__(network, programming_seconds, peak_mb)
+        self.queues = queues
         self._program = program
         self.pids = (program.pid,)
 

@@ -20,8 +20,8 @@ class Served:
 
     pids: Sequence[int] = ()
     """Processes whose threads' CPU time counts as the way's."""
-    queue: int | None = None
-    """The number of the node's NFQUEUE through which packets go; None: they go through none."""
+    queues: Sequence[int] = ()
+    """The numbers of the node's NFQUEUEs through which packets go."""
     settling_seconds: float = 0.0
     """How old a flow must be until the way carries it as it does for good."""
 
@@ -49,12 +49,20 @@ class Served:
         raise LabError("the endpoint of this way never changes")
 
     def counters(self) -> QueueCounters | None:
-        """The kernel's counters of the way's queue: packets handed out, lost, waiting; None without
-        one.
+        """The kernel's counters of the way's queues together: packets handed out, lost, waiting;
+        None without one.
         """
-        if self.queue is None:
+        known = inside(self.network.node.path, queue_counters) if self.queues else {}
+        rows = [known[number] for number in self.queues if number in known]
+        if not rows:
             return None
-        return inside(self.network.node.path, queue_counters).get(self.queue)
+        return QueueCounters(
+            rows[0].number,
+            sum(row.waiting for row in rows),
+            sum(row.queue_dropped for row in rows),
+            sum(row.socket_dropped for row in rows),
+            sum(row.packets for row in rows),
+        )
 
 
 class Way(Protocol):
