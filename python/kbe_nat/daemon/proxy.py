@@ -370,7 +370,8 @@ class Proxy:
         if not self._facts.datapath.offloads:
             return []
         default = self._settings.datapath.choice or Choice.ENGINE
-        choices = Choices(self.controller, default, self._settings.queues.numbers)
+        numbers = self._settings.queue_numbers(self._facts.datapath)
+        choices = Choices(self.controller, default, numbers)
         return [
             Task(
                 DELIVERY_SECONDS,
