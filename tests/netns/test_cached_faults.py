@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.cached import (
+    TABLE,
     Begin,
     Talk,
     await_backend,
@@ -172,12 +173,14 @@ def test_a_packet_that_has_passed_the_old_rules_lets_no_others_pass(
 
     inside(node.path, lambda: queue.bind(77, waiting.append))
     rules = daemon.folder / "rules"
-    rules.write_text(WAITING)
+    rules.write_text(TABLE % "")
     node.call("nft", "-f", str(rules))
+    to = ("-p", "udp", "--dport", "9953", "-j", "NFQUEUE", "--queue-num", "77")
+    node.call("iptables", "-t", "mangle", "-A", "POSTROUTING", *to)
     own.socket.send(b"held\n")
     eventually(arrives)
     generations = counters(daemon)["cache-generations"]
-    rules.write_text("insert rule inet waiting forward udp dport 9953 drop\n")
+    rules.write_text("insert rule inet strangers forward udp dport 9953 drop\n")
     node.call("nft", "-f", str(rules))
     eventually(lambda: counters(daemon)["cache-generations"] > generations)
     waiting.pop().accept()
@@ -187,13 +190,6 @@ def test_a_packet_that_has_passed_the_old_rules_lets_no_others_pass(
     assert own.is_silent() and own.is_silent()
     assert hits(daemon) == before
     queue.unbind()
-
-
-WAITING = """table inet waiting {
-  chain forward { type filter hook forward priority 0; }
-  chain later { type filter hook forward priority 10; udp dport 9953 queue num 77; }
-}
-"""
 
 
 @contextmanager
