@@ -52,7 +52,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
     ("verb", "fields"),
     [
         ("get services", SERVICE),
-        ("get endpoints", f"service backend weight state active inactive {COUNTERS[7:]}"),
+        ("get endpoints", f"service backend weight state active over inactive {COUNTERS[7:]}"),
         ("describe service default/web", f"{SERVICE} {POLICIES}"),
         ("get flows", FLOW),
         ("conntrack -L", FLOW),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from msgspec.structs import replace
+from scapy.layers.inet import IP, TCP
 
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import Ran, on_terminal
@@ -522,3 +524,29 @@ def test_objects_have_the_same_flags_everywhere(kbe: Ran) -> None:
         code, out, _ = kbe(verb, "--help")
         assert (code, "--filename" in out, "--manifests" in out) == (0, True, True), verb
         assert "-f, " in out
+
+
+def test_connections_that_are_over_are_not_active(ask: Ran, controller: Controller) -> None:
+    """`drain` waits for the same connections that `get ep`, `describe` and `top` count."""
+    controller.apply(shop())
+    engine, client, vip = controller.engine, ("10.0.2.15", 40000), ("172.30.0.2", 80)
+    reply = client
+    for flags, is_reply, sequence, acknowledged in (
+        ("S", False, 0, 0),
+        ("SA", True, 100, 1),
+        ("A", False, 1, 101),
+        ("R", False, 1, 0),
+    ):
+        source, destination = (reply, client) if is_reply else (client, vip)
+        tcp = TCP(sport=source[1], dport=destination[1], flags=flags)
+        tcp.seq, tcp.ack = sequence, acknowledged
+        packet = bytearray(bytes(IP(src=source[0], dst=destination[0]) / tcp))
+        engine.process(packet, time.monotonic_ns())
+        reply = next(iter(engine.flows(source=client[0]))).reply_source
+        active = ask.json("get", "ep", "shop/web:http")["items"][0]["active"]
+        told = ask("drain", "10.0.0.2:8080", "--no-wait", "-o", "json")[1]
+        assert json.loads(told)["left"] == active == int(flags != "R")
+        assert ask("drain", "10.0.0.2:8080", "--undo")[0] == 0
+        assert ask.json("get", "svc", "shop/web:http")["active"] == active
+    [row] = ask.json("get", "ep", "shop/web:http")["items"]
+    assert (row["active"], row["over"], row["flows"], row["inactive"]) == (0, 1, 1, 0)

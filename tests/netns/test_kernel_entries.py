@@ -108,6 +108,23 @@ def watch(daemon: Daemon, events: Path) -> Iterator[None]:
 
 
 @FAMILIES
+def test_a_beginning_is_shown_as_it_was(daemon: Daemon, family: Family, tmp_path: Path) -> None:
+    """Whatever has become of the connection when the event is written."""
+    daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
+    daemon.start()
+    events = tmp_path / "events"
+
+    def begun() -> list[str]:
+        with Clients(daemon.cluster, family, 1, socket.SOCK_STREAM) as clients:
+            assert clients.asked() == ["a"]
+        return [line for line in events.read_text().splitlines() if "[NEW]" in line]
+
+    with watch(daemon, events):
+        lines = eventually(begun)
+    assert all(" SYN_SENT " in line and "[UNREPLIED]" in line for line in lines)
+
+
+@FAMILIES
 def test_an_event_of_the_end_has_what_the_kernel_had(
     daemon: Daemon, family: Family, tmp_path: Path
 ) -> None:

@@ -159,14 +159,14 @@ def ipvs(
                 inactive = _inactive(row, endpoint)
                 print(
                     f"  -> {endpoint.backend:<28} Masq    {endpoint.weight:<6} "
-                    f"{endpoint.active - inactive:<10} {inactive}"
+                    f"{endpoint.active + endpoint.over - inactive:<10} {inactive}"
                 )
 
 
 def _inactive(row: DescriptionRow, endpoint: EndpointRow) -> int:
     """What IPVS counts so: all that is no TCP or SCTP, and those that are being closed."""
     if row.protocol in STATEFUL:
-        return endpoint.inactive
+        return endpoint.inactive + endpoint.over
     return endpoint.active
 
 

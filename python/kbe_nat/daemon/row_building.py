@@ -1,7 +1,8 @@
 """Rows of the daemon's answers (`kbe_nat.daemon.rows`), of flows, decisions, plans and counters."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from kbe_nat._native import (
@@ -27,18 +28,44 @@ from kbe_nat.daemon.rows import (
 from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address
 from kbe_nat.policy.plan import Frontend, PlannedPort
 
-StatsByPort: TypeAlias = dict[tuple[str, int], ServiceStats]
-"""Counters of service ports, by name and family."""
+OverByBackend: TypeAlias = Counter[tuple[str, str]]
+"""Connections that are over, by service port and backend."""
+
+
+class StatsByPort:
+    """Counters of service ports, and the connections of each backend that are over."""
+
+    def __init__(self, services: Iterable[ServiceStats], over: Iterable[Flow]) -> None:
+        self._services = {(service.name, service.family): service for service in services}
+        self._over: OverByBackend = Counter(
+            (flow.service, join_address(*flow.reply_source)) for flow in over
+        )
+
+    def of_port(self, port: PlannedPort) -> ServiceStats | None:
+        """The counters of a service port; None where it has none yet."""
+        return self._services.get((port.name, int(port.family)))
+
+    def over(self, port: PlannedPort, stats: BackendStats) -> int:
+        """How many connections of a backend are over; of those that it had when it was counted."""
+        backend = join_address(stats.address, stats.port)
+        return min(self._over[port.name, backend], stats.active)
 
 
 def flow_row(
-    flow: Flow, entry: ConntrackEntry | None = None, *, is_counted: bool = True
+    flow: Flow,
+    entry: ConntrackEntry | None = None,
+    *,
+    is_counted: bool = True,
+    is_event: bool = False,
 ) -> FlowRow:
     """A flow as a row. What the kernel's entry says goes ahead of the engine's: it is newer, and
-    the kernel chooses the port of a masqueraded flow.
+    the kernel chooses the port of a masqueraded flow. With `is_event` the flow is shown as it was
+    when something happened to it, and of the entry, which is that of now, counts what stays.
     """
-    newest: Flow | ConntrackEntry = entry or flow
-    timeout = flow.timeout if entry is None or entry.timeout is None else entry.timeout
+    newest: Flow | ConntrackEntry = flow if is_event or entry is None else entry
+    timeout = flow.timeout
+    if isinstance(newest, ConntrackEntry) and newest.timeout is not None:
+        timeout = newest.timeout
     return FlowRow(
         protocol=flow.protocol,
         state=newest.state or flow.state,
@@ -47,7 +74,7 @@ def flow_row(
         source=flow.source,
         destination=flow.destination,
         reply_source=flow.reply_source,
-        reply_destination=newest.reply_destination,
+        reply_destination=(entry or flow).reply_destination,
         service=flow.service,
         assured=newest.assured,
         replied=newest.replied,
@@ -82,7 +109,9 @@ def service_fields(
     port: PlannedPort, stats: StatsByPort, is_counted: bool, labels: dict[str, str]
 ) -> dict[str, Any]:
     """The fields of a `ServiceRow`."""
-    counters = stats.get((port.name, port.family))
+    counters = stats.of_port(port)
+    backends = counters.backends if counters else []
+    over = sum(stats.over(port, backend) for backend in backends)
     return {
         "name": port.name,
         "labels": labels,
@@ -95,13 +124,13 @@ def service_fields(
         "backends": len(port.cluster_backends),
         "affinity_seconds": port.affinity_seconds,
         "refused": dict(counters.refused) if counters else {},
-        **_counters(counters, is_counted),
+        **_counters(counters, over, is_counted),
     }
 
 
 def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> Iterator[EndpointRow]:
     """Every backend of a service port; also a former one that still has flows."""
-    service = stats.get((port.name, port.family))
+    service = stats.of_port(port)
     counters = (
         {join_address(backend.address, backend.port): backend for backend in service.backends}
         if service
@@ -113,21 +142,28 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
     lingering = [name for name, each in counters.items() if each.is_gone and each.active]
     for name in sorted({*weights, *lingering}):
         state = "gone" if name not in weights else "" if weights[name] else "draining"
+        counted = counters.get(name)
+        over = stats.over(port, counted) if counted else 0
         yield EndpointRow(
             service=port.name,
             backend=name,
             weight=weights.get(name, 0),
             state=state,
-            inactive=counters[name].inactive if name in counters else 0,
-            **_counters(counters.get(name), is_counted),
+            over=over,
+            inactive=max(0, counted.inactive - over) if counted else 0,
+            **_counters(counted, over, is_counted),
         )
 
 
-def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> dict[str, Any]:
-    """The counters that rows of services and of endpoints have."""
+def _counters(
+    stats: ServiceStats | BackendStats | None, over: int, is_counted: bool
+) -> dict[str, Any]:
+    """The counters that rows of services and of endpoints have; so many of their connections are
+    over.
+    """
     zero: Pair = (0, 0)
     return {
-        "active": stats.active if stats else 0,
+        "active": stats.active - over if stats else 0,
         "flows": stats.flows if stats else 0,
         "packets": (stats.packets if stats else zero) if is_counted else None,
         "bytes": (stats.bytes if stats else zero) if is_counted else None,

@@ -132,7 +132,7 @@ class ServiceRow(msgspec.Struct):
     affinity_seconds: int | None
     """How long a client keeps its backend; null without affinity."""
     active: int
-    """Connections now."""
+    """Connections now, without those that are over and only remembered (TIME_WAIT, CLOSE)."""
     flows: int
     """Connections so far."""
     packets: Pair | None
@@ -157,9 +157,11 @@ class EndpointRow(msgspec.Struct):
     state: str
     """draining, gone (it has connections, but is no endpoint), or empty."""
     active: int
-    """Connections now."""
+    """Connections now, without those that are over: what `drain` counts."""
+    over: int
+    """Connections that are over and only remembered for a while: TCP in TIME_WAIT and CLOSE."""
     inactive: int
-    """Of these, TCP that is being closed, and SCTP that is not established."""
+    """Of those that are active, TCP that is being closed, and SCTP that is not established."""
     flows: int
     """Connections so far."""
     packets: Pair | None
@@ -414,7 +416,7 @@ class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):
     ports: int
     """Service ports that have it."""
     remaining: int
-    """Connections that it still has."""
+    """Connections that it still has, as `active` of `get endpoints` counts them."""
     seconds: float
     """Since the drain began."""
     unserved: list[str]

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from kbe_nat._native import Decision, Flow
-from kbe_nat.control.controller import Controller
+from kbe_nat.control.controller import OVER, Controller
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.row_building import (
     StatsByPort,
@@ -213,7 +213,7 @@ class Verbs:
                 over = [flow for kind, flow in batch if kind == ENDED]
                 alive = [flow for kind, flow in batch if kind != ENDED]
                 ended_rows = iter(self._flow_rows(over, ended=True))
-                rows = iter(self._flow_rows(alive))
+                rows = iter(self._flow_rows(alive, is_event=True))
                 for kind, _ in batch:
                     yield EventRow(kind, next(ended_rows if kind == ENDED else rows))
 
@@ -375,11 +375,13 @@ class Verbs:
         self._hand_over()
         yield None
 
-    def _flow_rows(self, flows: Sequence[Flow], *, ended: bool = False) -> list[FlowRow]:
+    def _flow_rows(
+        self, flows: Sequence[Flow], *, ended: bool = False, is_event: bool = False
+    ) -> list[FlowRow]:
         entries = self._controller.datapath.entries(flows, ended=ended)
         is_counted = self._is_counted()
         return [
-            flow_row(flow, entry, is_counted=is_counted)
+            flow_row(flow, entry, is_counted=is_counted, is_event=is_event)
             for flow, entry in zip(flows, entries, strict=True)
         ]
 
@@ -405,10 +407,9 @@ class Verbs:
 
     def _stats(self) -> StatsByPort:
         self._controller.datapath.refresh()
-        return {
-            (service.name, service.family): service
-            for service in self._controller.engine.stats().services
-        }
+        engine = self._controller.engine
+        over = chain.from_iterable(engine.flows(state=state) for state in OVER)
+        return StatsByPort(engine.stats().services, over)
 
 
 def explain_live(controller: Controller, packet: bytes, device: str = "") -> ExplanationRow:
