@@ -95,7 +95,8 @@ PYTHON = {
     "cli": "_native cli_words client daemon doctor drivers engine_tables errors explain extras "
     "family interrupt kubeproxy lab model packets playground policy rules shadow sources version "
     "words",
-    "cli_words": "",
+    "cli_names": "sources",
+    "cli_words": "cli_names",
     "session": "_native words",
     "words": "",
     "compat": "_native errors",

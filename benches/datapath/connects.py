@@ -38,13 +38,13 @@ def measure(services: int, rounds: int) -> dict[str, Row]:
     return {
         name: {
             field: compare(
-                values(field, taken),
+                values(field, turns),
                 values(field, samples[BASELINE]),
                 is_rate=field == "rate",
             )
             for field in FIELDS
         }
-        for name, taken in samples.items()
+        for name, turns in samples.items()
     }
 
 
@@ -53,11 +53,11 @@ def opened(way: Served) -> Connections:
     return way.network.traffic.connect(way.address(Family.IPV4), seconds=TURN_SECONDS)
 
 
-def values(field: str, taken: list[Connections]) -> list[float]:
+def values(field: str, turns: list[Connections]) -> list[float]:
     """A field of each round."""
     if field == "rate":
-        return [done.opened / done.seconds for done in taken]
-    return [getattr(done.latencies, field) for done in taken]
+        return [done.opened / done.seconds for done in turns]
+    return [getattr(done.latencies, field) for done in turns]
 
 
 def cells(row: Compared) -> list[str]:

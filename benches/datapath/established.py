@@ -81,7 +81,7 @@ Samples = dict[str, dict[str, list[float]]]
 
 def snapshot(family: Family) -> Snapshot:
     """The lab's objects, and a Service whose port the program's server has."""
-    known = objects(1, families=(family,))
+    lab_objects = objects(1, families=(family,))
     protocols = ("udp", "tcp")
     ports = tuple(ServicePort(name, name, FRONTEND_PORT) for name in protocols)
     service = Service("default", "turns", (VIPS[family],), ports)
@@ -91,8 +91,8 @@ def snapshot(family: Family) -> Snapshot:
         tuple(SlicePort(name, name, SERVER_PORT) for name in protocols),
         (Endpoint(PODS[family][0]),),
     )
-    slices = {**known.slices, service.key: (backends,)}
-    return Snapshot(1, (service, *known.services), slices)
+    slices = {**lab_objects.slices, service.key: (backends,)}
+    return Snapshot(1, (service, *lab_objects.services), slices)
 
 
 def measure(family: Family, rounds: int) -> Samples:

@@ -30,8 +30,8 @@ def names(kind: str, start: str, place: Place) -> Iterator[str]:
     """
     if kind in ("services", "backends"):
         wanted = "ports" if ":" in start else "services"
-        found = (_shown(name, place.namespace) for name in _known(wanted, place))
-        yield from (name for name in found if name and name.startswith(start))
+        candidates = (_shown(name, place.namespace) for name in _known(wanted, place))
+        yield from (name for name in candidates if name and name.startswith(start))
     if kind != "services":
         yield from (name for name in _known(kind, place) if name.startswith(start))
 
@@ -55,7 +55,7 @@ def _known(kind: str, place: Place) -> list[str]:
 
 
 def _of_daemon(kind: str, path: str) -> list[str]:
-    found: list[str] = []
+    candidates: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(SECONDS)
         connection.connect(path)
@@ -65,8 +65,8 @@ def _of_daemon(kind: str, path: str) -> list[str]:
                 answer = json.loads(line)
                 if "result" not in answer:
                     break
-                found += answer["result"]
-    return found
+                candidates += answer["result"]
+    return candidates
 
 
 def _of_files(kind: str, files: tuple[str, ...]) -> list[str]:
@@ -78,12 +78,12 @@ def _of_files(kind: str, files: tuple[str, ...]) -> list[str]:
         return list(snapshot.nodes)
     if kind == "namespaces":
         return sorted({service.namespace for service in snapshot.services})
-    found = []
+    candidates = []
     for service in snapshot.services:
         name = f"{service.namespace}/{service.name}"
         ports = [f"{name}:{port.name}" if port.name else name for port in service.ports]
-        found += ports if kind == "ports" else [name]
-    return found if kind in ("services", "ports") else []
+        candidates += ports if kind == "ports" else [name]
+    return candidates if kind in ("services", "ports") else []
 
 
 SECONDS: Final = 0.5

@@ -49,12 +49,12 @@ def candidates(before: list[str], incomplete: str) -> Iterator[Word]:
     """The words that may stand behind others, and begin so."""
     outline = command = json.loads(OUTLINE.read_text())
     arguments: list[str] = []
-    given: list[tuple[dict[str, Any], str]] = []
+    values_by_option: list[tuple[dict[str, Any], str]] = []
     option: dict[str, Any] | None = None
     is_only_arguments = False
     for word in before:
         if option is not None:
-            given.append((option, word))
+            values_by_option.append((option, word))
             option = None
         elif word == "--" and not is_only_arguments:
             is_only_arguments = True
@@ -62,13 +62,13 @@ def candidates(before: list[str], incomplete: str) -> Iterator[Word]:
             name, sign, text = word.partition("=")
             option = _option(command, name)
             if sign and option:
-                given.append((option, text))
+                values_by_option.append((option, text))
                 option = None
         elif word in command["commands"] and not arguments:
             command = command["commands"][word]
         else:
             arguments.append(word)
-    line = _Line(outline["kinds"], command, given)
+    line = _Line(outline["kinds"], command, values_by_option)
     if option is not None:
         yield from line.values(option, incomplete)
     elif incomplete.startswith("--") and "=" in incomplete:
@@ -107,7 +107,7 @@ class _Line(NamedTuple):
     kinds: dict[str, str]
     """The names that belong to each word for a kind."""
     command: dict[str, Any]
-    given: list[tuple[dict[str, Any], str]]
+    values_by_option: list[tuple[dict[str, Any], str]]
     """Options with their values."""
 
     def values(self, parameter: dict[str, Any], incomplete: str) -> Iterator[Word]:
@@ -133,7 +133,7 @@ class _Line(NamedTuple):
             # Only where names are wanted: it may read files.
             from kbe_nat.cli_names import Place, names
 
-            files = [text for option, text in self.given if "-f" in option["names"]]
+            files = [text for option, text in self.values_by_option if "-f" in option["names"]]
             is_of_files = any(
                 "-f" in option["names"] and option.get("is_file") for option in self.options
             )
@@ -152,7 +152,7 @@ class _Line(NamedTuple):
 
     def _value(self, name: str) -> str:
         """What an option is, on the line, by its variable or by itself."""
-        for option, text in self.given:
+        for option, text in self.values_by_option:
             if name in option["names"]:
                 return text
         for option in self.options:

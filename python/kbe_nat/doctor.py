@@ -227,8 +227,10 @@ def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
         else "",
     )
     numbers = Settings().queue_numbers(DatapathKind.FIRST_PACKET)
-    taken = {number: users for number in numbers if (users := queue_users(surroundings, number))}
-    number, users = next(iter(taken.items()), (numbers[0], []))
+    users_by_queue = {
+        number: users for number in numbers if (users := queue_users(surroundings, number))
+    }
+    number, users = next(iter(users_by_queue.items()), (numbers[0], []))
     yield Check(
         "queue number",
         State.NOTE if users else State.OK,

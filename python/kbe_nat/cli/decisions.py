@@ -121,8 +121,10 @@ def decisions(
 
 def _print_followed(texts: Sequence[str]) -> None:
     """A line of decisions that come one by one, in columns as wide as most are."""
-    kept = fitting(WIDTHS, [COLUMNS.index(title) for title in DECISIONS.spare], 2, terminal_width())
-    line = "  ".join(texts[place].ljust(WIDTHS[place]) for place in kept).rstrip()
+    places = fitting(
+        WIDTHS, [COLUMNS.index(title) for title in DECISIONS.spare], 2, terminal_width()
+    )
+    line = "  ".join(texts[place].ljust(WIDTHS[place]) for place in places).rstrip()
     print(cut(line, terminal_width(), 0), flush=True)
 
 

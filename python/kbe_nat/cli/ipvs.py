@@ -53,10 +53,10 @@ class ServerSettings:
 
     def chosen(self) -> VirtualServer | None:
         """The one that a flag names. Raises `SettingError` for two."""
-        given = {name: end for name in PROTOCOLS if (end := getattr(self, name)) is not None}
-        if len(given) > 1:
-            raise SettingError(f"--{[*given][-1]}-service", "one virtual server can be named")
-        for name, (address, port) in given.items():
+        ends = {name: end for name in PROTOCOLS if (end := getattr(self, name)) is not None}
+        if len(ends) > 1:
+            raise SettingError(f"--{[*ends][-1]}-service", "one virtual server can be named")
+        for name, (address, port) in ends.items():
             return VirtualServer(name, address, port)
         return None
 

@@ -42,8 +42,8 @@ def stats_tables(stats: StatsRow) -> list[Any]:
     devices = table("Devices without the cache", "device", "because")
     for name, reason in stats.uncached_devices.items():
         devices.add_row(name, reason)
-    own = [["", kernel]] * bool(stats.kernel) + [["", devices]] * bool(stats.uncached_devices)
-    return [sizes, "", causes, "", queues, *chain.from_iterable(own)]
+    others = [["", kernel]] * bool(stats.kernel) + [["", devices]] * bool(stats.uncached_devices)
+    return [sizes, "", causes, "", queues, *chain.from_iterable(others)]
 
 
 def status_tables(status: StatusRow) -> list[Any]:

@@ -49,19 +49,19 @@ class Table:
         """
         rows = [self._columns, *self._rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        kept = fitting(widths, self._spare, self._gap, width)
+        places = fitting(widths, self._spare, self._gap, width)
         first_number = len(widths) - self._right
-        last_start = sum(widths[place] + self._gap for place in kept[:-1])
+        last_start = sum(widths[place] + self._gap for place in places[:-1])
         for number, row in enumerate(rows):
             before = [
                 row[place].rjust(widths[place])
                 if place >= first_number
                 else row[place].ljust(widths[place])
-                for place in kept[:-1]
+                for place in places[:-1]
             ]
-            last = row[kept[-1]]
-            if kept[-1] >= first_number:
-                last = last.rjust(widths[kept[-1]])
+            last = row[places[-1]]
+            if places[-1] >= first_number:
+                last = last.rjust(widths[places[-1]])
             head = "".join(f"{cell}{'':{self._gap}}" for cell in before)
             if width is not None and self._is_wrapped and number:
                 room = max(NARROWEST, width - last_start)
@@ -76,13 +76,13 @@ def fitting(widths: Sequence[int], spare: Sequence[int], gap: int, width: int | 
     """The places of the columns that are shown: without the first ones of `spare`, as many as are
     in the way of the others.
     """
-    kept = list(range(len(widths)))
+    places = list(range(len(widths)))
     for place in spare:
-        length = sum(widths[each] for each in kept) + gap * (len(kept) - 1)
+        length = sum(widths[each] for each in places) + gap * (len(places) - 1)
         if width is None or length <= width:
             break
-        kept.remove(place)
-    return kept
+        places.remove(place)
+    return places
 
 
 def cut(line: str, width: int | None, last_start: int) -> str:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import replace
 from typing import Final
 
-from kbe_nat import words
 from kbe_nat._native import Engine
 from kbe_nat.collector import uncollected
 from kbe_nat.control.overrides import Drain, Overrides, service_keys
@@ -342,5 +341,5 @@ class _Following:
         self.is_current = True
 
 
-OVER: Final[tuple[words.State, ...]] = ("TIME_WAIT", "CLOSE")
+OVER: Final = ("TIME_WAIT", "CLOSE")
 """States of TCP connections that have ended."""

@@ -78,11 +78,11 @@ class Selection:
         if not self._names:
             return self.port_names()
         ports = self.ports()
-        own = {name for port in ports for name in port_names(port.name, ())}
-        known = [name for name in self._names if name in own]
-        others = [name for name in self._names if name not in own]
-        found = [port.name for port in ports if not names_of(port).isdisjoint(others)]
-        return [*dict.fromkeys([*known, *found, *self._missing(ports)])]
+        texts = {name for port in ports for name in port_names(port.name, ())}
+        words = [name for name in self._names if name in texts]
+        numbers = [name for name in self._names if name not in texts]
+        numbered = [port.name for port in ports if not names_of(port).isdisjoint(numbers)]
+        return [*dict.fromkeys([*words, *numbered, *self._missing(ports)])]
 
     def check(self, kind: str = "services", others: Iterable[str] = ()) -> None:
         """Raises `NotFoundError` when names are of no port and not of `others`, with the kind

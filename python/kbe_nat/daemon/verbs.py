@@ -129,20 +129,20 @@ class Verbs:
         ports = self._controller.plan.ports
         match kind:
             case NameKind.SERVICES:
-                found = {f"{port.namespace}/{port.service}" for port in ports}
+                names = {f"{port.namespace}/{port.service}" for port in ports}
             case NameKind.PORTS:
-                found = {port.name for port in ports}
+                names = {port.name for port in ports}
             case NameKind.BACKENDS:
-                found = {
+                names = {
                     str(backend)
                     for port in ports
                     for backend in (*port.cluster_backends, *port.local_backends)
                 }
             case NameKind.NODES:
-                found = set(self._controller.snapshot.nodes)
+                names = set(self._controller.snapshot.nodes)
             case NameKind.NAMESPACES:
-                found = {port.namespace for port in ports}
-        yield from _pages(sorted(found))
+                names = {port.namespace for port in ports}
+        yield from _pages(sorted(names))
 
     def describe(self, **selection: Any) -> Iterator[list[DescriptionRow]]:  # noqa: ANN401
         """Everything about service ports, in pages."""

@@ -52,8 +52,8 @@ class Served:
         """The kernel's counters of the way's queues together: packets handed out, lost, waiting;
         None without one.
         """
-        known = inside(self.network.node.path, queue_counters) if self.queues else {}
-        rows = [known[number] for number in self.queues if number in known]
+        by_number = inside(self.network.node.path, queue_counters) if self.queues else {}
+        rows = [by_number[number] for number in self.queues if number in by_number]
         if not rows:
             return None
         return QueueCounters(
