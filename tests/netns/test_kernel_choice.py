@@ -116,9 +116,9 @@ def chosen(daemon: Daemon) -> int:
 
 
 def queued(daemon: Daemon) -> int:
-    """Packets that ever came to the queue."""
+    """Packets that ever came to the queues, of which each processor has one."""
     rows = daemon.cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines()
-    return int(next(row.split()[7] for row in rows if row.split()[0] == "100"))
+    return sum(int(row.split()[7]) for row in rows)
 
 
 @FAMILIES
@@ -244,7 +244,9 @@ def test_the_kernel_tells_of_beginnings_and_ends_alone(daemon: Daemon, family: F
     _, by_engine = changes("own")
     begun, by_kernel = changes("even")
     # An estimate: of the messages that nobody reads one in some dozens is counted.
-    assert by_engine >= 400 and by_kernel <= 100, (by_engine, by_kernel)
+    assert by_engine >= 400
+    # The cache hears of all changes: it enters a flow once both ends have talked.
+    assert (by_kernel <= 100) == (daemon.datapath is DatapathKind.FIRST_PACKET)
     assert begun >= 200
     assert daemon.get("stats")["kernel"]["updates-paused"] == 0
 
