@@ -211,6 +211,8 @@ STANDINGS: Final = {
     "proposed": "not yet: it is proposed, and the next packets that leave enter it",
     "waiting": "not yet: a connection is proposed once it is established for a second",
     "over": "not any more: the connection is ending",
+    "aside": "not any more: other flows had more need of the room, see --cache-flows",
+    "special": "no: conntrack has to see each packet, for a helper (FTP) or SYNPROXY",
     "unknown": "no: conntrack has no flow of these ends that both sides have confirmed",
     "protocol": "no: only TCP and UDP are cached",
     "service": 'no: the Service has the annotation kbe-nat.io/cache: "off"',

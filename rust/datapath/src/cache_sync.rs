@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_engine::{Cidr, Engine, KernelFlow};
 use kbe_nat_flowcache::{FlowCache, Proposal};
 use kbe_nat_netlink::addresses::Addresses;
-use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Updates, Waker};
+use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Updates, Waker, established_timeout};
 use kbe_nat_netlink::doubts::{Doubts, Topic};
 use kbe_nat_netlink::links::Links;
 
@@ -221,26 +221,30 @@ impl CacheSync {
         self.cache.void()
     }
 
-    /// Takes these flows out of the cache, because conntrack is to forget them.
+    /// Takes these flows, with their numbers, out of the cache: conntrack is to forget them.
     ///
     /// # Errors
     /// The system's.
-    pub fn forget(&self, keys: impl Iterator<Item = FlowKey>) -> io::Result<()> {
-        let mut flows = lock(&self.flows);
-        let passages: Vec<_> = keys.filter_map(|key| flows.finish(&key)).collect();
-        self.take_out(&mut flows, &passages)
+    pub fn forget(&self, flows: impl Iterator<Item = (FlowKey, Option<u32>)>) -> io::Result<()> {
+        let mut records = lock(&self.flows);
+        let passages: Vec<_> =
+            flows.filter_map(|(key, id)| records.finish_with(&key, id)).collect();
+        self.take_out(&mut records, &passages)
     }
 
-    /// Takes a flow out of the cache that conntrack has forgotten, and returns what the cache has
-    /// carried of it: of the client's packets, and of answers.
+    /// Takes a flow out of the cache that conntrack has forgotten, and returns what it has carried
+    /// of the client's packets, and of answers. `None` if its ends have another number since.
     ///
     /// # Errors
     /// The system's.
-    pub fn end(&self, key: &FlowKey) -> io::Result<[Carried; 2]> {
+    pub fn end(&self, key: &FlowKey, id: Option<u32>) -> io::Result<Option<[Carried; 2]>> {
         let mut flows = lock(&self.flows);
+        if flows.is_another(key, id) {
+            return Ok(None);
+        }
         let passages: Vec<_> = flows.finish(key).into_iter().collect();
         self.take_out(&mut flows, &passages)?;
-        Ok(flows.end(key))
+        Ok(Some(flows.end(key)))
     }
 
     /// Begins to compare the flows with a dump of conntrack's whole table, and reads what entries
@@ -250,10 +254,11 @@ impl CacheSync {
     /// The system's.
     pub fn begin_dump(&self) -> io::Result<u64> {
         let mut flows = lock(&self.flows);
+        let dump = flows.begin_look(established_timeout());
         for entry in self.cache.flows()? {
-            flows.count_entry(&passage(&entry), carried(&entry), false);
+            flows.count_entry(&passage(&entry), carried(&entry), Some(entry.is_current));
         }
-        Ok(flows.begin_dump())
+        Ok(dump)
     }
 
     /// Shows flows of conntrack that the engine has.
@@ -261,7 +266,18 @@ impl CacheSync {
     /// # Errors
     /// The system's.
     pub fn see<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
-        self.note(entries)
+        let (mut flows, now, mut over) = (lock(&self.flows), Instant::now(), Vec::new());
+        entries.for_each(|entry| flows.look(entry, now, &mut over));
+        self.take_out(&mut flows, &over)
+    }
+
+    /// Renews conntrack's timeout of the connections that the last dump has shown to need it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn renew(&self, requests: &mut Requests) -> io::Result<()> {
+        let (connections, seconds) = lock(&self.flows).take_renewals();
+        requests.renew(&connections, seconds)
     }
 
     /// Ends a dump that was complete: flows which it has not shown are over.
@@ -271,7 +287,7 @@ impl CacheSync {
     pub fn end_dump(&self, dump: u64) -> io::Result<()> {
         let missing = lock(&self.flows).missing(dump);
         for chunk in missing.chunks(BATCH) {
-            self.forget(chunk.iter().copied())?;
+            self.forget(chunk.iter().map(|&key| (key, None)))?;
             let mut flows = lock(&self.flows);
             for key in chunk {
                 flows.end(key);
@@ -331,7 +347,7 @@ impl CacheSync {
                 self.void()?;
             }
             for entry in gone {
-                lock(&self.flows).count_entry(&passage(&entry), carried(&entry), true);
+                lock(&self.flows).count_entry(&passage(&entry), carried(&entry), None);
             }
             if doubts.iter().any(|doubt| matches!(doubt.topic, Topic::Address | Topic::Reread)) {
                 self.read_addresses(&mut sockets.addresses)?;
@@ -371,9 +387,8 @@ impl CacheSync {
 
     /// Takes note of flows as conntrack has them now.
     fn note<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
-        let mut flows = lock(&self.flows);
-        let now = Instant::now();
-        let over: Vec<_> = entries.filter_map(|entry| flows.note(entry, now)).collect();
+        let (mut flows, now, mut over) = (lock(&self.flows), Instant::now(), Vec::new());
+        entries.for_each(|entry| flows.note(entry, now, &mut over));
         self.take_out(&mut flows, &over)
     }
 
@@ -401,23 +416,25 @@ impl CacheSync {
             due.iter().map(|(key, _)| *key).zip(is_ours).partition(|(_, is_ours)| *is_ours);
         let questions: Vec<_> = ours.iter().map(|(key, _)| (key.protocol, key.original)).collect();
         // Windows first: from the first entry on, conntrack misses packets.
-        let is_there = requests.make_liberal(&questions);
+        let entries = requests.make_liberal(&questions);
         let mut flows = lock(&self.flows);
         // Those of others, and all that the kernel did not answer for: a resync brings them back.
-        let unasked = is_there.as_ref().err().map(|_| &ours);
-        for (key, _) in others.iter().chain(unasked.into_iter().flatten()) {
-            flows.drop_candidate(key);
-        }
-        let is_there = is_there?;
+        let unasked = entries.as_ref().err().map(|_| &ours);
+        let dropped = others.iter().chain(unasked.into_iter().flatten());
+        let mut over: Vec<_> = dropped.filter_map(|(key, _)| flows.finish(key)).collect();
         let mut proposals = Vec::new();
-        for ((key, _), is_there) in ours.iter().zip(is_there) {
-            if is_there {
+        for ((key, _), entry) in ours.iter().zip(entries.as_deref().unwrap_or_default()) {
+            if let Some(entry) = entry {
+                // It may have begun to end, and events leave something out.
+                flows.note(entry, now, &mut over);
                 proposals.extend(flows.propose(key).into_iter().flatten());
             } else {
-                flows.drop_candidate(key);
+                over.extend(flows.finish(key));
                 self.vanished.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.take_out(&mut flows, &over)?;
+        entries?;
         let proposed = self.cache.propose(&proposals.iter().map(proposal).collect::<Vec<_>>());
         if proposed.is_err() {
             let passages: Vec<_> = ours.iter().filter_map(|(key, _)| flows.finish(key)).collect();
@@ -447,7 +464,7 @@ impl CacheSync {
             match self.cache.remove(&removed) {
                 Ok(entries) => {
                     for entry in entries {
-                        flows.count_entry(&passage(&entry), carried(&entry), true);
+                        flows.count_entry(&passage(&entry), carried(&entry), None);
                     }
                     owed.drain(batch);
                 }

@@ -2,20 +2,36 @@
 //! candidates, which are proposed to the cache, and what the cache has carried of each.
 //!
 //! Theory of operation. A flow has a record from the moment at which conntrack calls it assured,
-//! and three stages:
+//! and these stages:
 //!
 //! - *Waiting*: it may be proposed once it is due. TCP waits for [`TCP_AGE`], because a short
 //!   connection costs more to propose than it saves; UDP is assured after two seconds.
 //! - *Proposed*: the cache has a proposal for each direction, and makes entries of them when
 //!   packets leave.
-//! - *Over*: it is ending. The record stays until conntrack ends the flow, since its counters are
-//!   to be added to conntrack's.
+//! - *Again*: the same, and it is to be proposed once more when it is due: the cache does not carry
+//!   it, although conntrack has seen packets of it. The cache ends a flow with any RST or SYN, also
+//!   with one that the ends do not heed.
+//! - *Aside*: it has made room for another one. It is proposed again if it lives and there is room.
+//! - *Special*: conntrack has to see each of its packets.
+//! - *Over*: it is ending.
+//!
+//! The first three hold a place (`places.rs`). The record of the others stays until conntrack ends
+//! the flow, if its counters are to be added to conntrack's.
 //!
 //! The cache counts what it carries by entries, which come and go; a record adds up what former
 //! entries have counted and what the present ones had when they were looked at last.
 //!
-//! Invariants: there are [`CachedFlows::limit`] records at most, and four times as many places in
-//! the queue. No system call is made here.
+//! A *look* is a dump of conntrack's whole table beside one of the cache. It tells which flows live
+//! and are not carried, which make room first because they are idle, and of which connections
+//! conntrack's timeout is to be renewed: it misses most acknowledgements, takes data for
+//! unacknowledged, and would forget an idle connection after
+//! `nf_conntrack_tcp_timeout_unacknowledged`.
+//!
+//! Invariants: there are as many places as the limit says, and four times as many records and flows
+//! in the queue at most. No system call is made here.
+
+mod places;
+mod record;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -23,83 +39,18 @@ use std::time::{Duration, Instant};
 
 use kbe_nat_engine::Cidr;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_netlink::conntrack::{Ends, Entry, TCP_ESTABLISHED};
+use kbe_nat_netlink::conntrack::{Ends, Entry};
 
-/// A flow, by the ends of its first packet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct FlowKey {
-    /// Its protocol's number.
-    pub protocol: u8,
-    /// Client and frontend.
-    pub original: Ends,
-}
+pub(crate) use record::{Carried, Passage};
+pub use record::{FlowKey, Standing};
 
-/// One direction of a flow: a packet's ends as it comes, and as it leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Passage {
-    /// Its protocol's number.
-    pub(crate) protocol: u8,
-    /// Before translation.
-    pub(crate) arriving: Ends,
-    /// After it.
-    pub(crate) leaving: Ends,
-}
-
-/// Packets and bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Carried {
-    /// Packets; of a super-packet, its segments.
-    pub packets: u64,
-    /// Bytes from the network header on.
-    pub bytes: u64,
-}
-
-/// Why a flow is not cached, or whether it may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// Proposed: the cache carries it as soon as packets have left.
-    Proposed,
-    /// It is not established for long enough.
-    Waiting,
-    /// It is ending.
-    Over,
-    /// Conntrack has not called it assured, or it has ended.
-    Unknown,
-    /// Neither TCP nor UDP.
-    Protocol,
-    /// Its Service is excluded.
-    Service,
-    /// One of its addresses is in an excluded range.
-    Range,
-    /// A client or server of the node itself: its packets do not pass through.
-    Local,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    Waiting,
-    Proposed,
-    Over,
-}
-
-#[derive(Debug)]
-struct Record {
-    reply: Ends,
-    /// Conntrack's number.
-    id: Option<u32>,
-    stage: Stage,
-    /// By entries that are gone; of the client's packets, and of the backend's.
-    former: [Carried; 2],
-    /// By the present entries, when they were looked at last.
-    present: [Carried; 2],
-    /// The dump of conntrack that has shown it last, or during which it was made.
-    dump: u64,
-}
+use places::Places;
+use record::{Record, Stage, is_ending, is_established, is_same, is_tcp, passages, totals};
 
 /// All records.
 #[derive(Debug)]
 pub(crate) struct CachedFlows {
-    limit: usize,
+    places: Places,
     records: HashMap<FlowKey, Record>,
     /// With the time of each. TCP and UDP wait for different times, so each has a queue in order.
     due: [VecDeque<(Instant, FlowKey)>; 2],
@@ -107,6 +58,10 @@ pub(crate) struct CachedFlows {
     services: HashSet<(u8, SocketAddr)>,
     local: HashSet<IpAddr>,
     dump: u64,
+    /// Seconds for which conntrack keeps an established connection.
+    established: u32,
+    /// Connections whose timeout is to be renewed.
+    renewals: Vec<Ends>,
     refused: u64,
 }
 
@@ -114,20 +69,22 @@ impl CachedFlows {
     /// Of `limit` flows at most; none with an address in one of these ranges.
     pub(crate) fn new(limit: usize, ranges: Vec<Cidr>) -> Self {
         Self {
-            limit,
+            places: Places::new(limit),
             records: HashMap::new(),
             due: Default::default(),
             ranges,
             services: HashSet::new(),
             local: HashSet::new(),
             dump: 0,
+            established: 0,
+            renewals: Vec::new(),
             refused: 0,
         }
     }
 
-    /// Flows with a record.
+    /// Flows that wait or are proposed.
     pub(crate) fn count(&self) -> usize {
-        self.records.len()
+        self.places.taken()
     }
 
     /// Flows that found no room.
@@ -136,31 +93,91 @@ impl CachedFlows {
     }
 
     /// Takes note of a flow as conntrack has it now: a candidate, one that is known, or one that
-    /// begins to end. Returns what is to be taken out of the cache.
-    pub(crate) fn note(&mut self, entry: &Entry, now: Instant) -> Option<[Passage; 2]> {
+    /// begins to end. Adds to `over` what is to be taken out of the cache.
+    pub(crate) fn note(&mut self, entry: &Entry, now: Instant, over: &mut Vec<[Passage; 2]>) {
         let key = FlowKey { protocol: entry.protocol, original: entry.original };
-        if let Some(record) = self.records.get_mut(&key) {
-            record.dump = self.dump;
-            if record.reply != entry.reply || record.id.is_some() && record.id != entry.id {
-                // Another flow with the same ends.
-                let passages = passages(&key, record);
-                self.records.remove(&key);
-                self.consider(key, entry, now);
-                return Some(passages);
-            }
-            if is_ending(entry) {
-                return self.finish(&key);
-            }
-            // An event without a state may be about a connection that is ending.
-            let is_over = record.stage == Stage::Over && !(is_tcp(entry) && entry.state.is_none());
-            if is_over && self.is_candidate(&key, entry) {
-                // It was excluded for a time.
-                self.enqueue(key, now);
-            }
-            return None;
+        let Some(record) = self.records.get_mut(&key) else {
+            return self.consider(key, entry, now, over);
+        };
+        record.dump = self.dump;
+        if record.reply != entry.reply || !is_same(record.id, entry.id) {
+            // Another flow with the same ends.
+            over.extend(self.finish(&key));
+            self.records.remove(&key);
+            return self.consider(key, entry, now, over);
         }
-        self.consider(key, entry, now);
-        None
+        let stage = record.stage;
+        if is_ending(entry) {
+            over.extend(self.finish(&key));
+        } else if entry.needs_conntrack {
+            over.extend(self.finish(&key));
+            self.move_to(&key, Stage::Special);
+        } else if stage == Stage::Over && !(is_tcp(entry) && entry.state.is_none()) {
+            // It was excluded for a time. An event without a state may be about a connection that
+            // is ending.
+            if self.is_candidate(&key, entry) && self.make_room(&key, over) {
+                self.enqueue(key, now, Stage::Waiting);
+            }
+        }
+    }
+
+    /// Takes note of a flow as a look shows it. Adds to `over` what is to be taken out of the
+    /// cache.
+    pub(crate) fn look(&mut self, entry: &Entry, now: Instant, over: &mut Vec<[Passage; 2]>) {
+        self.note(entry, now, over);
+        let key = FlowKey { protocol: entry.protocol, original: entry.original };
+        let Some(record) = self.records.get_mut(&key) else { return };
+        let packets = totals(record).map(|carried| carried.packets);
+        let (former, seconds, when) = record.alive;
+        let quiet = now.saturating_duration_since(when);
+        let rest = seconds.saturating_sub(quiet.as_secs() as u32);
+        let timeout = entry.timeout.unwrap_or(0);
+        // Without a packet the timeout runs down; seconds are rounded.
+        let is_alive = packets[0] + packets[1] > former || timeout.abs_diff(rest) > 2;
+        let is_idle = !is_alive && quiet >= IDLE;
+        if is_alive {
+            record.alive = (packets[0] + packets[1], timeout, now);
+        }
+        // Both ends have sent, so it was not broken; the kernel's own timeouts are for those.
+        let has_both = packets.iter().zip(record.renewed).all(|(packets, last)| *packets > last);
+        if record.stage.is_in_cache() && is_tcp(entry) && has_both && timeout < self.established / 2
+        {
+            record.renewed = packets;
+            record.alive.1 = self.established;
+            record.alive.2 = now;
+            self.renewals.push(key.original);
+        }
+        let stage = record.stage;
+        record.is_idle = is_idle;
+        let is_carried = record.is_current == [true; 2];
+        match stage {
+            Stage::Proposed if is_idle => self.places.offer(key),
+            Stage::Proposed if is_alive && !is_carried => {
+                self.enqueue(key, now, Stage::Again);
+            }
+            Stage::Aside if is_alive && self.make_room(&key, over) => {
+                self.enqueue(key, now, Stage::Waiting);
+            }
+            _ => {}
+        }
+    }
+
+    /// Begins a look at all flows, of whose dump it returns the number; conntrack keeps an
+    /// established connection for so many seconds. [`CachedFlows::count_entry`] comes next, for all
+    /// entries, and then [`CachedFlows::look`].
+    pub(crate) fn begin_look(&mut self, established: u32) -> u64 {
+        self.established = established;
+        self.places.withdraw();
+        for record in self.records.values_mut() {
+            record.is_current = [false; 2];
+        }
+        self.dump += 1;
+        self.dump
+    }
+
+    /// The connections of which conntrack's timeout is to be renewed, and that timeout in seconds.
+    pub(crate) fn take_renewals(&mut self) -> (Vec<Ends>, u32) {
+        (std::mem::take(&mut self.renewals), self.established)
     }
 
     /// Flows whose time has come, [`BATCH`] at most.
@@ -172,7 +189,8 @@ impl CachedFlows {
             }
         }
         flows.retain(|key| {
-            self.records.get(key).is_some_and(|record| record.stage == Stage::Waiting)
+            let stage = self.records.get(key).map(|record| record.stage);
+            matches!(stage, Some(Stage::Waiting | Stage::Again))
         });
         flows
     }
@@ -187,39 +205,48 @@ impl CachedFlows {
         self.records.get(key).map(|record| record.reply)
     }
 
-    /// Takes note that a waiting flow is proposed, and returns its proposals; `None` if it ended
-    /// meanwhile.
+    /// Takes note that a flow which is due is proposed, and returns its proposals; `None` if it
+    /// ended meanwhile.
     pub(crate) fn propose(&mut self, key: &FlowKey) -> Option<[Passage; 2]> {
-        let record = self.records.get_mut(key).filter(|record| record.stage == Stage::Waiting)?;
+        let record = self.records.get_mut(key)?;
+        if !matches!(record.stage, Stage::Waiting | Stage::Again) {
+            return None;
+        }
         record.stage = Stage::Proposed;
         Some(passages(key, record))
-    }
-
-    /// Lets go of a flow of which the cache has nothing.
-    pub(crate) fn drop_candidate(&mut self, key: &FlowKey) {
-        if self.records.get(key).is_some_and(|record| record.stage == Stage::Waiting) {
-            self.finish(key);
-        }
     }
 
     /// Takes note that a flow is ending, and returns what is to be taken out of the cache. Its
     /// record stays for the counters, if there are any.
     pub(crate) fn finish(&mut self, key: &FlowKey) -> Option<[Passage; 2]> {
-        let record = self.records.get_mut(key)?;
-        let former = std::mem::replace(&mut record.stage, Stage::Over);
-        let passages = passages(key, record);
-        match former {
-            Stage::Proposed => Some(passages),
-            Stage::Waiting if totals(record) == [Carried::default(); 2] => {
-                self.records.remove(key);
-                None
-            }
-            Stage::Waiting | Stage::Over => None,
+        self.leave(key, Stage::Over)
+    }
+
+    /// [`CachedFlows::finish`], if this is the flow's number still.
+    pub(crate) fn finish_with(&mut self, key: &FlowKey, id: Option<u32>) -> Option<[Passage; 2]> {
+        if self.is_another(key, id) { None } else { self.finish(key) }
+    }
+
+    /// Whether the record is that of another flow with the same ends. Flows have numbers.
+    pub(crate) fn is_another(&self, key: &FlowKey, id: Option<u32>) -> bool {
+        self.records.get(key).is_some_and(|record| !is_same(record.id, id))
+    }
+
+    fn leave(&mut self, key: &FlowKey, stage: Stage) -> Option<[Passage; 2]> {
+        let record = self.records.get(key)?;
+        let passages = record.stage.is_in_cache().then(|| passages(key, record));
+        let is_waiting = record.stage == Stage::Waiting;
+        let is_blank = is_waiting && totals(record) == [Carried::default(); 2];
+        self.move_to(key, stage);
+        if is_blank {
+            self.records.remove(key);
         }
+        passages
     }
 
     /// What the cache has carried of a flow that has ended. Its record goes.
     pub(crate) fn end(&mut self, key: &FlowKey) -> [Carried; 2] {
+        self.move_to(key, Stage::Over);
         self.records.remove(key).map_or_else(Default::default, |record| totals(&record))
     }
 
@@ -228,8 +255,14 @@ impl CachedFlows {
         self.records.get(key).map_or_else(Default::default, totals)
     }
 
-    /// Takes note of what an entry of the cache has counted; `is_gone`: it was taken out.
-    pub(crate) fn count_entry(&mut self, passage: &Passage, carried: Carried, is_gone: bool) {
+    /// Takes note of what an entry of the cache has counted, and whether it is current, or `None`:
+    /// it was taken out.
+    pub(crate) fn count_entry(
+        &mut self,
+        passage: &Passage,
+        carried: Carried,
+        is_current: Option<bool>,
+    ) {
         let Passage { protocol, arriving, leaving } = *passage;
         // An entry is that of a client's packets, or of answers.
         let original = FlowKey { protocol, original: arriving };
@@ -242,21 +275,16 @@ impl CachedFlows {
         if side == 1 && record.reply != arriving {
             return;
         }
+        record.is_current[side] = is_current == Some(true);
         let (former, present) = (&mut record.former[side], &mut record.present[side]);
         if carried.packets < present.packets {
             // The entry was forgotten for want of room, and another one has begun to count.
             former.add(*present);
         }
         *present = carried;
-        if is_gone {
+        if is_current.is_none() {
             former.add(std::mem::take(present));
         }
-    }
-
-    /// Begins to compare all records with a dump of conntrack, and returns its number.
-    pub(crate) fn begin_dump(&mut self) -> u64 {
-        self.dump += 1;
-        self.dump
     }
 
     /// The flows that a dump which was complete has not shown.
@@ -288,7 +316,9 @@ impl CachedFlows {
             return refusal;
         }
         match record.map(|record| record.stage) {
-            Some(Stage::Proposed) => Standing::Proposed,
+            Some(Stage::Proposed | Stage::Again) => Standing::Proposed,
+            Some(Stage::Aside) => Standing::Aside,
+            Some(Stage::Special) => Standing::Special,
             Some(Stage::Waiting) => Standing::Waiting,
             Some(Stage::Over) => Standing::Over,
             None => Standing::Unknown,
@@ -306,24 +336,35 @@ impl CachedFlows {
     }
 
     /// Makes a record, if the flow is established and not refused and there is room.
-    fn consider(&mut self, key: FlowKey, entry: &Entry, now: Instant) {
+    fn consider(
+        &mut self,
+        key: FlowKey,
+        entry: &Entry,
+        now: Instant,
+        over: &mut Vec<[Passage; 2]>,
+    ) {
         if !self.is_candidate(&key, entry) {
             return;
         }
-        if self.records.len() >= self.limit {
+        let has_room = self.records.len() < self.places.limit().saturating_mul(RECORDS);
+        if !has_room || !entry.needs_conntrack && !self.make_room(&key, over) {
             self.refused += 1;
             return;
         }
         let record = Record {
             reply: entry.reply,
             id: entry.id,
-            stage: Stage::Over,
+            stage: Stage::Special,
             former: Default::default(),
             present: Default::default(),
+            is_current: Default::default(),
+            renewed: Default::default(),
+            alive: (0, entry.timeout.unwrap_or(0), now),
+            is_idle: false,
             dump: self.dump,
         };
         self.records.insert(key, record);
-        if !self.enqueue(key, now) {
+        if !entry.needs_conntrack && !self.enqueue(key, now, Stage::Waiting) {
             self.records.remove(&key);
         }
     }
@@ -333,19 +374,43 @@ impl CachedFlows {
     }
 
     /// Has a flow that has a record wait for its proposal; returns whether there is room.
-    fn enqueue(&mut self, key: FlowKey, now: Instant) -> bool {
+    fn enqueue(&mut self, key: FlowKey, now: Instant, stage: Stage) -> bool {
         let (queue, age) =
             if key.protocol == Protocol::UDP.0 { (0, Duration::ZERO) } else { (1, TCP_AGE) };
         let queued: usize = self.due.iter().map(VecDeque::len).sum();
-        let record = self.records.get_mut(&key);
         // Connections that have come and gone leave places behind until these are due.
-        let Some(record) = record.filter(|_| queued < self.limit.saturating_mul(4)) else {
+        if queued >= self.places.limit().saturating_mul(RECORDS) {
             self.refused += 1;
             return false;
-        };
-        record.stage = Stage::Waiting;
+        }
+        self.move_to(&key, stage);
         self.due[queue].push_back((now + age, key));
         true
+    }
+
+    /// Has a flow without a place find one, if need be that of another flow, which is to be taken
+    /// out of the cache then; returns whether there is one.
+    fn make_room(&mut self, key: &FlowKey, over: &mut Vec<[Passage; 2]>) -> bool {
+        if !self.places.is_full() {
+            return true;
+        }
+        let is_idle = |record: &Record| record.stage == Stage::Proposed && record.is_idle;
+        let mut idle = std::iter::from_fn(|| self.places.take_offer());
+        let former = idle.find(|key| self.records.get(key).is_some_and(is_idle));
+        let former = former.or_else(|| {
+            let has_place = |key: &FlowKey| self.records.get(key).map(|record| record.stage);
+            let has_place = |key: &FlowKey| has_place(key).is_some_and(Stage::has_place);
+            self.places.excess(key.original.src.ip(), self.records.keys(), has_place)
+        });
+        let Some(former) = former else { return false };
+        over.extend(self.leave(&former, Stage::Aside));
+        true
+    }
+
+    fn move_to(&mut self, key: &FlowKey, stage: Stage) {
+        let Some(record) = self.records.get_mut(key) else { return };
+        let had_place = std::mem::replace(&mut record.stage, stage).has_place();
+        self.places.change(key.original.src.ip(), had_place, stage.has_place());
     }
 
     fn refusal(&self, key: &FlowKey, reply: Option<Ends>) -> Option<Standing> {
@@ -368,46 +433,12 @@ impl CachedFlows {
     }
 }
 
-impl Carried {
-    fn add(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
-}
-
-fn is_tcp(entry: &Entry) -> bool {
-    entry.protocol == Protocol::TCP.0
-}
-
-/// Whether both ends have confirmed the flow, and it is not ending. An event has no state where
-/// that is as it was: so does one about a connection that conntrack has met in its middle.
-fn is_established(entry: &Entry) -> bool {
-    entry.is_assured && !is_ending(entry)
-}
-
-/// Whether conntrack has seen that TCP ends.
-fn is_ending(entry: &Entry) -> bool {
-    is_tcp(entry) && entry.state.is_some_and(|state| state != TCP_ESTABLISHED)
-}
-
-fn passages(key: &FlowKey, record: &Record) -> [Passage; 2] {
-    let FlowKey { protocol, original } = *key;
-    [
-        Passage { protocol, arriving: original, leaving: record.reply.reversed() },
-        Passage { protocol, arriving: record.reply, leaving: original.reversed() },
-    ]
-}
-
-fn totals(record: &Record) -> [Carried; 2] {
-    let mut totals = record.former;
-    for (total, present) in totals.iter_mut().zip(record.present) {
-        total.add(present);
-    }
-    totals
-}
-
 /// How long a connection of TCP is established before it is proposed.
 const TCP_AGE: Duration = Duration::from_secs(1);
+/// After so long without a packet a flow makes room for others first.
+const IDLE: Duration = Duration::from_secs(60);
+/// Records, and flows in the queue, for each place.
+const RECORDS: usize = 4;
 /// Flows that are proposed at once.
 const BATCH: usize = 64;
 

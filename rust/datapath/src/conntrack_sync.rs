@@ -288,7 +288,7 @@ impl ConntrackSync {
         for batch in changes.chunks(BATCH) {
             let ended = batch.iter().filter_map(|change| match change {
                 Change::New(_) => None,
-                Change::Ended(entry) => Some(self.last_counters(kernel_flow(entry))),
+                Change::Ended(entry) => Some(self.last_counters(entry)),
             });
             let mut ended = ended.collect::<io::Result<Vec<_>>>()?.into_iter();
             let now = monotonic();
@@ -300,8 +300,8 @@ impl ConntrackSync {
                         let _ = engine.observe(now, &kernel_flow(entry), None);
                     }
                     Change::Ended(_) => {
-                        let is_forgotten =
-                            ended.next().is_some_and(|flow| engine.note_end(now, &flow));
+                        let ended = ended.next().flatten();
+                        let is_forgotten = ended.is_some_and(|flow| engine.note_end(now, &flow));
                         self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
                     }
                 }
@@ -310,13 +310,16 @@ impl ConntrackSync {
         Ok(())
     }
 
-    /// A flow that has ended, with what the cache has carried of it.
-    fn last_counters(&self, mut flow: KernelFlow) -> io::Result<KernelFlow> {
+    /// A flow that has ended, with what the cache has carried of it; `None` if it is known that
+    /// another one with the same ends has begun since: then a resync has overtaken the event.
+    fn last_counters(&self, entry: &Entry) -> io::Result<Option<KernelFlow>> {
+        let mut flow = kernel_flow(entry);
         if let Some(cache) = &self.cache {
-            let carried = cache.end(&cache_sync::key_of(&flow))?;
+            let key = FlowKey { protocol: entry.protocol, original: entry.original };
+            let Some(carried) = cache.end(&key, entry.id)? else { return Ok(None) };
             cache_sync::add(&mut flow, carried);
         }
-        Ok(flow)
+        Ok(Some(flow))
     }
 
     /// Ends flows in the kernel that were deleted from the engine.
@@ -333,8 +336,10 @@ impl ConntrackSync {
         let mut resync = Resync::default();
         let cache = self.cache.as_ref();
         let number = cache.map(|cache| cache.begin_dump()).transpose()?;
+        let is_complete = self.dump(engine, requests, None, Some(&mut resync))?;
+        cache.map_or(Ok(()), |cache| cache.renew(requests))?;
         // A dump that the kernel interrupted may lack flows that are there.
-        if self.dump(engine, requests, None, Some(&mut resync))? {
+        if is_complete {
             if let Some((cache, number)) = cache.zip(number) {
                 cache.end_dump(number)?;
             }
@@ -396,7 +401,7 @@ impl ConntrackSync {
     fn end(&self, requests: &mut Requests, flows: &[(u8, Ends, Option<u32>)]) -> io::Result<()> {
         if let Some(cache) = &self.cache {
             // First, or packets would go on to a backend that the kernel has forgotten.
-            let key = |&(protocol, original, _): &_| FlowKey { protocol, original };
+            let key = |&(protocol, original, id): &_| (FlowKey { protocol, original }, id);
             cache.forget(flows.iter().map(key))?;
         }
         for &(protocol, original, id) in flows {

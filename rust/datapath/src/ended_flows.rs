@@ -80,6 +80,7 @@ mod tests {
             reply,
             is_replied: true,
             is_assured: true,
+            needs_conntrack: false,
             state: None,
             timeout: None,
             counters: None,

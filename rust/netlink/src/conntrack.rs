@@ -16,5 +16,5 @@ mod updates;
 pub use answers::{Answer, Answers};
 pub use entry::{Ends, Entry};
 pub use events::{Change, Events, Topic, Waker};
-pub use requests::{Requests, Selection, Statistics};
+pub use requests::{Requests, Selection, Statistics, established_timeout};
 pub use updates::{TCP_ESTABLISHED, Updates};

@@ -175,6 +175,8 @@ fn word(standing: Standing) -> &'static str {
         Standing::Proposed => "proposed",
         Standing::Waiting => "waiting",
         Standing::Over => "over",
+        Standing::Aside => "aside",
+        Standing::Special => "special",
         Standing::Unknown => "unknown",
         Standing::Protocol => "protocol",
         Standing::Service => "service",

@@ -351,17 +351,17 @@ impl Portable for ConntrackEntry {
     #[allow(clippy::type_complexity)]
     type State = (
         [Option<u32>; 3],
-        (u8, bool, bool, Option<u8>, Option<u32>),
+        (u8, [bool; 3], Option<u8>, Option<u32>),
         [String; 4],
         Option<[(u64, u64); 2]>,
     );
 
     fn state(&self) -> Self::State {
         let entry = &self.0;
-        let flags = (entry.is_replied, entry.is_assured);
+        let flags = [entry.is_replied, entry.is_assured, entry.needs_conntrack];
         (
             [entry.id, entry.mark, entry.uses],
-            (entry.protocol, flags.0, flags.1, entry.state, entry.timeout),
+            (entry.protocol, flags, entry.state, entry.timeout),
             [&entry.original.src, &entry.original.dst, &entry.reply.src, &entry.reply.dst]
                 .map(text),
             entry.counters,
@@ -370,7 +370,7 @@ impl Portable for ConntrackEntry {
 
     fn restore((numbers, head, ends, counters): Self::State) -> Option<Self> {
         let [id, mark, uses] = numbers;
-        let (protocol, is_replied, is_assured, state, timeout) = head;
+        let (protocol, [is_replied, is_assured, needs_conntrack], state, timeout) = head;
         let [source, destination, reply_source, reply_destination] = ends;
         let original = Ends { src: source.parse().ok()?, dst: destination.parse().ok()? };
         let reply = Ends { src: reply_source.parse().ok()?, dst: reply_destination.parse().ok()? };
@@ -383,6 +383,7 @@ impl Portable for ConntrackEntry {
             reply,
             is_replied,
             is_assured,
+            needs_conntrack,
             state,
             timeout,
             counters,

@@ -24,6 +24,7 @@ fn with_due(count: u16) -> Option<(CacheSync, Requests)> {
             reply: Ends { src: end("203.0.113.1", 53), dst: end("192.0.2.1", port) },
             is_replied: true,
             is_assured: true,
+            needs_conntrack: false,
             state: None,
             timeout: None,
             counters: None,

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::uapi::{
-    CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_ID,
-    CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK, CTA_PROTO_DST_PORT,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_STATUS, CTA_TIMEOUT,
-    CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_USE,
-    CTA_ZONE, IPS_ASSURED, IPS_SEEN_REPLY,
+    CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_HELP,
+    CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK,
+    CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE,
+    CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_STATUS, CTA_SYNPROXY, CTA_TIMEOUT, CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_USE, CTA_ZONE,
+    IPS_ASSURED, IPS_HELPER, IPS_NAT_CLASH, IPS_SEEN_REPLY, IPS_SEQ_ADJUST,
 };
 use crate::attribute::{HEADER, attributes, find, number, put, put_nest};
 
@@ -47,6 +48,10 @@ pub struct Entry {
     pub is_replied: bool,
     /// Both sides have confirmed it.
     pub is_assured: bool,
+    /// The kernel changes its packets beyond their ends, or has to read all of them: it has a
+    /// helper (FTP), its sequence numbers are shifted (SYNPROXY, helpers), or another flow has the
+    /// same ends. Events tell of SYNPROXY when it begins only; dumps and answers always do.
+    pub needs_conntrack: bool,
     /// TCP's or SCTP's state, in the kernel's numbers.
     pub state: Option<u8>,
     /// Seconds until it ends without further packets.
@@ -63,12 +68,14 @@ impl Entry {
         let (mut id, mut mark, mut uses, mut status) = (None, None, None, 0);
         let (mut state, mut timeout) = (None, None);
         let mut counters = [None, None];
+        let mut is_special = false;
         for (kind, value) in attributes(message.get(HEADER..)?) {
             match kind {
                 // A zone of one direction stands with that direction.
                 CTA_TUPLE_ORIG if find(value, CTA_TUPLE_ZONE).is_some() => return None,
                 CTA_TUPLE_ORIG => original = tuple(value),
                 CTA_TUPLE_REPLY => reply = tuple(value),
+                CTA_HELP | CTA_SEQ_ADJ_ORIG | CTA_SEQ_ADJ_REPLY | CTA_SYNPROXY => is_special = true,
                 CTA_STATUS => status = number(value)?,
                 CTA_ID => id = number(value),
                 CTA_MARK => mark = number(value),
@@ -97,6 +104,8 @@ impl Entry {
             reply,
             is_replied: status & IPS_SEEN_REPLY != 0,
             is_assured: status & IPS_ASSURED != 0,
+            needs_conntrack: is_special
+                || status & (IPS_SEQ_ADJUST | IPS_NAT_CLASH | IPS_HELPER) != 0,
             state,
             timeout,
             // The kernel sends the counters of both directions or none.
@@ -205,11 +214,32 @@ mod tests {
                 reply,
                 is_replied: true,
                 is_assured: true,
+                needs_conntrack: false,
                 state: Some(3),
                 timeout: Some(300),
                 counters: Some([(7, 700), (8, 800)]),
             })
         );
+    }
+
+    #[test]
+    fn a_flow_of_which_conntrack_needs_each_packet_is_told() {
+        let needs = |fill: &dyn Fn(&mut Vec<u8>)| {
+            let bytes = message(|bytes| {
+                put_ends(bytes, 6, ends("10.0.0.1:1", "10.0.0.2:2"));
+                put_reply(bytes, 6, ends("10.0.0.2:2", "10.0.0.1:1"));
+                fill(bytes);
+            });
+            Entry::parse(&bytes).expect("a flow").needs_conntrack
+        };
+        assert!(!needs(&|_| ()));
+        for kind in [CTA_HELP, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY] {
+            assert!(needs(&|bytes| put_nest(bytes, kind, |_| ())), "{kind}");
+        }
+        for bit in 0..16 {
+            let status = |bytes: &mut Vec<u8>| put(bytes, CTA_STATUS, &(1u32 << bit).to_be_bytes());
+            assert_eq!(needs(&status), [6, 12, 13].contains(&bit), "{bit}");
+        }
     }
 
     #[test]

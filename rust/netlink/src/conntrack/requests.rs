@@ -7,13 +7,13 @@ use super::entry::{Ends, Entry, put_tuple};
 use super::uapi::{
     CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_PROTOINFO, CTA_PROTOINFO_TCP,
     CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_STATS_DROP,
-    CTA_STATS_INSERT_FAILED, FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM,
+    CTA_STATS_INSERT_FAILED, CTA_TIMEOUT, FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM,
     IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_NEW,
-    NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_BE_LIBERAL,
+    NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_BE_LIBERAL, TCP_FLAG_DATA_UNACKNOWLEDGED,
 };
 use crate::attribute::{
-    ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, error, find, flags, number, open, put,
-    put_nest, sequence,
+    ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nest,
+    sequence,
 };
 use crate::exchange::Exchange;
 use crate::family::Family;
@@ -170,27 +170,56 @@ impl Requests {
 
     /// Has the kernel take packets of these flows whose sequence numbers are outside of the windows
     /// that it has seen (TCP's `BE_LIBERAL`, both ways); flows of other protocols stay as they are.
-    /// Returns which of the flows there are, in order. Each is a protocol and the original ends.
-    /// Cost: about a microsecond each, a system call for [`MANY`].
+    /// Returns the flows as they are then, in order; `None` for those that are no more. Each is a
+    /// protocol and the original ends. Cost: about two microseconds each, a system call for
+    /// [`MANY`].
     ///
     /// # Errors
     /// The system's.
-    pub fn make_liberal(&mut self, flows: &[(u8, Ends)]) -> io::Result<Vec<bool>> {
-        let mut is_there = vec![false; flows.len()];
-        for (chunk, found) in flows.chunks(MANY).zip(is_there.chunks_mut(MANY)) {
+    pub fn make_liberal(&mut self, flows: &[(u8, Ends)]) -> io::Result<Vec<Option<Entry>>> {
+        let mut entries = vec![None; flows.len()];
+        for (chunk, found) in flows.chunks(MANY).zip(entries.chunks_mut(MANY)) {
             let mut datagram = Vec::new();
             for (sequence, &(protocol, ends)) in (0..).zip(chunk) {
-                put_liberal(&mut datagram, sequence, protocol, ends);
+                if protocol == TCP {
+                    let flags = TCP_FLAG_BE_LIBERAL;
+                    put_change(&mut datagram, sequence, ends, None, flags);
+                }
+                put_question(&mut datagram, sequence, protocol, ends);
             }
+            let mut is_refused = [false; MANY];
             self.0.ask_each(&datagram, |kind, message| {
-                let flow = found.get_mut(sequence(message) as usize);
-                let exists = kind == NEW_FLOW || (kind == ERROR && error(message).is_ok());
-                if let Some(flow) = flow {
-                    *flow |= exists;
+                let number = sequence(message) as usize;
+                match (kind, found.get_mut(number), is_refused.get_mut(number)) {
+                    (NEW_FLOW, Some(entry), _) => *entry = Entry::parse(message),
+                    (ERROR, _, Some(is_refused)) => *is_refused = true,
+                    _ => {}
                 }
             })?;
+            for ((entry, &(_, original)), is_refused) in found.iter_mut().zip(chunk).zip(is_refused)
+            {
+                // The kernel also finds a flow by its reply.
+                entry.take_if(|entry| is_refused || entry.original != original);
+            }
         }
-        Ok(is_there)
+        Ok(entries)
+    }
+
+    /// Has the kernel keep these connections of TCP, by their original ends, for so many seconds
+    /// without further packets, and take their data for acknowledged. Those that are no more are
+    /// passed over. Cost: a microsecond each, a system call for [`MANY`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn renew(&mut self, connections: &[Ends], seconds: u32) -> io::Result<()> {
+        for chunk in connections.chunks(MANY) {
+            let mut datagram = Vec::new();
+            for &ends in chunk {
+                put_change(&mut datagram, 0, ends, Some(seconds), 0);
+            }
+            self.0.ask_each(&datagram, |_, _| {})?;
+        }
+        Ok(())
     }
 
     /// The counters, summed over all processors.
@@ -218,32 +247,65 @@ impl Requests {
     }
 }
 
-/// Appends a request to make a flow of TCP liberal, or to show a flow of another protocol.
-fn put_liberal(bytes: &mut Vec<u8>, sequence: u32, protocol: u8, original: Ends) {
-    let is_tcp = protocol == libc::IPPROTO_TCP as u8;
+/// Seconds for which conntrack keeps an established connection of TCP without packets, in the
+/// calling thread's network namespace.
+#[must_use]
+pub fn established_timeout() -> u32 {
+    let text = std::fs::read_to_string(ESTABLISHED_TIMEOUT).unwrap_or_default();
+    text.trim().parse().unwrap_or(FIVE_DAYS)
+}
+
+/// Appends a request to change a connection of TCP: its timeout, and of the flags of both ends
+/// these two: whether windows count, and whether data is unacknowledged. Only an error is answered.
+fn put_change(
+    bytes: &mut Vec<u8>,
+    sequence: u32,
+    original: Ends,
+    timeout: Option<u32>,
+    tcp_flags: u8,
+) {
     let head = Head {
         subsystem: SUBSYSTEM,
         // Without the flag to create, NEW changes a flow that is there.
-        kind: if is_tcp { IPCTNL_MSG_CT_NEW as u8 } else { IPCTNL_MSG_CT_GET },
-        flags: if is_tcp { FLAG_ACK } else { 0 },
+        kind: IPCTNL_MSG_CT_NEW as u8,
+        sequence,
+        family: Some(Family::of(&original.src)),
+        ..Head::default()
+    };
+    let start = open(bytes, head);
+    put_tuple(bytes, TCP, Some(original.src), Some(original.dst));
+    if let Some(seconds) = timeout {
+        put(bytes, CTA_TIMEOUT, &seconds.to_be_bytes());
+    }
+    // The flags, and which of them are to be changed: none is ever taken from what is liberal.
+    let flags = [tcp_flags, tcp_flags | TCP_FLAG_DATA_UNACKNOWLEDGED];
+    put_nest(bytes, CTA_PROTOINFO, |bytes| {
+        put_nest(bytes, CTA_PROTOINFO_TCP, |bytes| {
+            put(bytes, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &flags);
+            put(bytes, CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags);
+        });
+    });
+    finish(bytes, start);
+}
+
+/// Appends a request to show a flow.
+fn put_question(bytes: &mut Vec<u8>, sequence: u32, protocol: u8, original: Ends) {
+    let head = Head {
+        subsystem: SUBSYSTEM,
+        kind: IPCTNL_MSG_CT_GET,
         sequence,
         family: Some(Family::of(&original.src)),
         ..Head::default()
     };
     let start = open(bytes, head);
     put_tuple(bytes, protocol, Some(original.src), Some(original.dst));
-    if is_tcp {
-        // The flags, and which of them are to be changed.
-        let flags = [TCP_FLAG_BE_LIBERAL; 2];
-        put_nest(bytes, CTA_PROTOINFO, |bytes| {
-            put_nest(bytes, CTA_PROTOINFO_TCP, |bytes| {
-                put(bytes, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &flags);
-                put(bytes, CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags);
-            });
-        });
-    }
+    finish(bytes, start);
+}
+
+/// Closes one of several requests.
+fn finish(bytes: &mut Vec<u8>, start: usize) {
     close(bytes, start, 0);
-    // The next request begins at a multiple of four.
+    // The next one begins at a multiple of four.
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
@@ -265,8 +327,12 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
 
 /// Flows that are shown at a time, about.
 const CHUNK: usize = 256;
-/// Flows that are made liberal by one system call. Their answers fit into a socket's buffer.
+/// Flows that are changed by one system call. Their answers fit into a socket's buffer.
 const MANY: usize = 64;
+const TCP: u8 = libc::IPPROTO_TCP as u8;
+const ESTABLISHED_TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+/// The kernel's default.
+const FIVE_DAYS: u32 = 432_000;
 
 #[cfg(test)]
 mod tests {
@@ -284,6 +350,7 @@ mod tests {
             reply: Ends { src: end("10.0.0.3:3"), dst: end("10.0.0.1:1") },
             is_replied: false,
             is_assured: false,
+            needs_conntrack: false,
             state: None,
             timeout: None,
             counters: None,

@@ -6,17 +6,26 @@ pub(super) const DELETED_FLOW: u16 = SUBSYSTEM << 8 | IPCTNL_MSG_CT_DELETE as u1
 pub(super) const IPCTNL_MSG_CT_NEW: u16 = 0;
 pub(super) const IPS_SEEN_REPLY: u32 = 1 << 1;
 pub(super) const IPS_ASSURED: u32 = 1 << 2;
+pub(super) const IPS_SEQ_ADJUST: u32 = 1 << 6;
+/// Conntrack has chosen its helper by itself.
+pub(super) const IPS_HELPER: u32 = 1 << 13;
+/// One of two flows with the same ends.
+pub(super) const IPS_NAT_CLASH: u32 = 1 << 12;
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 pub(super) const CTA_STATUS: u16 = 3;
 pub(super) const CTA_PROTOINFO: u16 = 4;
+pub(super) const CTA_HELP: u16 = 5;
 pub(super) const CTA_TIMEOUT: u16 = 7;
 pub(super) const CTA_MARK: u16 = 8;
 pub(super) const CTA_COUNTERS_ORIG: u16 = 9;
 pub(super) const CTA_COUNTERS_REPLY: u16 = 10;
 pub(super) const CTA_USE: u16 = 11;
 pub(super) const CTA_ID: u16 = 12;
+pub(super) const CTA_SEQ_ADJ_ORIG: u16 = 15;
+pub(super) const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub(super) const CTA_ZONE: u16 = 18;
+pub(super) const CTA_SYNPROXY: u16 = 24;
 /// From Linux 6.14 on.
 pub(super) const CTA_TIMESTAMP_EVENT: u16 = 27;
 pub(super) const CTA_TUPLE_IP: u16 = 1;
@@ -36,6 +45,8 @@ pub(super) const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 pub(super) const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
 /// Packets outside of the windows are not invalid.
 pub(super) const TCP_FLAG_BE_LIBERAL: u8 = 1 << 3;
+/// An end has sent what the other one has not acknowledged.
+pub(super) const TCP_FLAG_DATA_UNACKNOWLEDGED: u8 = 1 << 4;
 pub(super) const CTA_COUNTERS_PACKETS: u16 = 1;
 pub(super) const CTA_COUNTERS_BYTES: u16 = 2;
 pub(super) const IPCTNL_MSG_CT_GET: u8 = 1;

@@ -1,0 +1,155 @@
+"""Connection tracking and the flow cache: what conntrack misses, needs and forgets."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness import traffic
+from harness.cached import Talk, counters, talk
+from harness.clients import FAMILIES
+from harness.daemons import Daemon
+from harness.tracked import cached_node, set_timeout, tracked
+from harness.waiting import eventually
+from kbe_nat._native import FlowCache
+from kbe_nat.errors import FlowCacheError
+from kbe_nat.family import Family
+from kbe_nat.playground.namespaces import inside
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
+FLAGS = pytest.mark.parametrize("flags", [traffic.RST, traffic.SYN], ids=["rst", "syn"])
+HELPERS = {"tcp": "ftp", "udp": "tftp"}
+HELPER = """table inet helpers {
+  ct helper reads { type "%s" protocol %s; }
+  chain prerouting {
+    type filter hook prerouting priority -150; policy accept;
+    meta l4proto %s th dport 53 ct helper set "reads"
+  }
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _can_cache() -> None:
+    try:
+        FlowCache.probe()
+    except FlowCacheError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with cached_node(tmp_path) as made:
+        made.start()
+        yield made
+
+
+def resync(daemon: Daemon) -> None:
+    """Has the daemon look at all of conntrack's flows."""
+    daemon.get("flows")
+
+
+@FAMILIES
+def test_an_idle_connection_is_kept_although_conntrack_missed_its_acknowledgements(
+    daemon: Daemon, family: Family
+) -> None:
+    cluster = daemon.cluster
+    set_timeout(cluster, "tcp_timeout_unacknowledged", 8)
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+
+        def is_taken_for_unacknowledged() -> bool:
+            own.ask()
+            return tracked(cluster, own).timeout <= 8
+
+        eventually(is_taken_for_unacknowledged)
+        resync(daemon)
+        kept = tracked(cluster, own)
+        assert kept.timeout > 80_000
+        # Longer than the timeout that it would have had.
+        eventually(lambda: tracked(cluster, own).timeout < kept.timeout - 9)
+        assert own.ask() == "a"
+        assert tracked(cluster, own).number == kept.number
+        own.await_cache()
+
+
+@FAMILIES
+@PROTOCOLS
+def test_a_flow_with_a_helper_is_never_cached(
+    daemon: Daemon, family: Family, protocol: str
+) -> None:
+    rules = daemon.folder / "rules"
+    rules.write_text(HELPER % (HELPERS[protocol], protocol, protocol))
+    daemon.cluster.node.call("nft", "-f", str(rules))
+    with talk(daemon, family, protocol) as own:
+        eventually(lambda: own.ask() and "conntrack has to see each packet" in reason(daemon, own))
+        assert "helper=" in tracked(daemon.cluster, own).row
+        assert not own.is_cached()
+        daemon.cluster.node.call("nft", "delete", "table", "inet", "helpers")
+        with talk(daemon, family, protocol) as plain:
+            plain.await_cache()
+        assert not own.is_cached()
+
+
+def reason(daemon: Daemon, own: Talk) -> str:
+    """What `explain` says of the flow's place in the cache."""
+    protocol = "tcp" if own.socket.type == socket.SOCK_STREAM else "udp"
+    show = "[{}]:{}" if ":" in own.source[0] else "{}:{}"
+    text = daemon.ask(
+        "explain", "--live", "--proto", protocol,
+        "--from", show.format(*own.source), "--to", show.format(*own.destination),
+    )  # fmt: skip
+    return next(line for line in text.splitlines() if "cache" in line)
+
+
+@FAMILIES
+@FLAGS
+def test_a_connection_that_a_stray_segment_has_taken_out_is_cached_again(
+    daemon: Daemon, family: Family, flags: int
+) -> None:
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+        forge(daemon, own, flags)
+        assert not own.is_cached(), "the end of a connection looks like that"
+
+        def is_cached_again() -> bool:
+            resync(daemon)
+            return own.is_cached()
+
+        eventually(is_cached_again)
+
+
+def forge(daemon: Daemon, own: Talk, flags: int) -> None:
+    """A segment of the client's ends, far out of the connection's windows."""
+    (source, sport), (destination, dport) = own.source, own.destination
+    segment = traffic.tcp(sport, dport, flags, 0x1000_0000, 0)
+    packet = traffic.ip(source, destination, socket.IPPROTO_TCP, segment)
+    domain = socket.AF_INET6 if ":" in source else socket.AF_INET
+    link = inside(
+        daemon.cluster.client.path,
+        lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW),
+    )
+    before = counters(daemon)["cache-ended"]
+    with link:
+        link.sendto(packet, (destination, 0, 0, 0) if ":" in source else (destination, 0))
+    eventually(lambda: counters(daemon)["cache-ended"] > before)
+
+
+@FAMILIES
+@PROTOCOLS
+def test_a_client_with_all_the_room_leaves_some_for_another(
+    daemon: Daemon, family: Family, protocol: str
+) -> None:
+    daemon.end(signal.SIGUSR2)
+    daemon.start("--cache-flows", "4")
+    with ExitStack() as stack:
+        greedy = [stack.enter_context(talk(daemon, family, protocol)) for _ in range(5)]
+        eventually(lambda: sum(own.is_cached() for own in greedy) == 4)
+        other = stack.enter_context(talk(daemon, family, protocol, where=daemon.cluster.pods[1]))
+        other.await_cache()
+        eventually(lambda: sum(own.is_cached() for own in greedy) == 3)
+        assert any("had more need of the room" in reason(daemon, own) for own in greedy)
+        assert other.is_cached()
