@@ -139,13 +139,13 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     for way, row in connects[many].items():
         least, ratio = figure(row["p50_us"]["least"]), f"{row['p50_us']['ratio_p50']:.2f}"
         yield drawn(f"  {way}", "", least, ratio)
-    peers, others = established["peers"]["udp"], established["others"]["udp"]
+    uplink, others = established["uplink"]["udp"], established["others"]["udp"]
     dearer = (established["others-cached"]["udp"]["least"] - others["least"]) / 2
     yield "```"
     yield ""
     yield f"A packet to no Service pays {dearer:.0f} ns more on each device where `cached` serves."
-    yield "The cache alone, handing packets straight to the other ends of pods' wires, takes"
-    yield f"{peers['ratio_p50']:.2f} times nft DNAT's."
+    yield "Here it hands packets straight into local pods. As towards an uplink, by link headers,"
+    yield f"the cache takes {uplink['ratio_p50']:.2f} times nft DNAT's."
 
 
 def drawn(name: str, path: str, price: str, ratio: str) -> str:

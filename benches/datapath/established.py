@@ -36,7 +36,7 @@ WAYS: Final = {
     BASELINE: "nft-dnat",
     "first-packet": "first-packet",
     "cached": "cached",
-    "peers": "nft-dnat",
+    "uplink": "nft-dnat",
     "others": "first-packet",
     "others-cached": "cached",
 }
@@ -45,12 +45,12 @@ TITLES: Final = {
     "forward": "plain forwarding",
     BASELINE: "nft DNAT",
     "first-packet": "first-packet, whoever chooses",
-    "cached": "cached",
-    "peers": "the cache alone, straight into pods",
+    "cached": "cached, into local pods",
+    "uplink": "the cache alone, as towards an uplink",
     "others": "no Service's packet, beside first-packet",
     "others-cached": "no Service's packet, beside cached",
 }
-TO_SERVICE: Final = (BASELINE, "first-packet", "cached", "peers")
+TO_SERVICE: Final = (BASELINE, "first-packet", "cached", "uplink")
 KINDS: Final = {"udp": "packet", "rr": "TCP round trip", "bulk": "TCP KiB"}
 VIPS: Final = {Family.IPV4: "172.30.228.254", Family.IPV6: "fd00:30::fe"}
 CLIENTS: Final = {Family.IPV4: CLIENT_ADDRESS, Family.IPV6: CLIENT_ADDRESS_6}
@@ -102,7 +102,7 @@ def measure(family: Family, rounds: int) -> Samples:
     program = compile_program(ROOT / "benches/yardstick/turns.c", "turns")
     if program is None:
         sys.exit(1)
-    with standing(WAYS, snapshot(family)) as served, peers(served, family) as propose:
+    with standing(WAYS, snapshot(family)) as served, lone_cache(served, family) as propose:
         places = [place(name, way, family) for name, way in served.items()]
         number = "4" if family is Family.IPV4 else "6"
         process = subprocess.Popen(
@@ -131,7 +131,7 @@ def measure(family: Family, rounds: int) -> Samples:
                 process.stdin.write("\n")
                 process.stdin.flush()
             lines = process.stdout.read().splitlines()
-        for name in ("cached", "peers"):
+        for name in ("cached", "uplink"):
             share = (forwarded(served[name], family) - before[name]) / (rounds * DATAGRAMS)
             if share > SLOW_SHARE:
                 sys.exit(f"{name}: {share:.0%} of the packets went the kernel's way")
@@ -161,11 +161,11 @@ def forwarded(way: Served, family: Family) -> int:
 
 
 @contextmanager
-def peers(served: Mapping[str, Served], family: Family) -> Iterator[Callable[[], None]]:
-    """The cache on the node of the way `peers`, which hands packets straight to the other ends of
-    the wires. Yields what proposes the flows.
+def lone_cache(served: Mapping[str, Served], family: Family) -> Iterator[Callable[[], None]]:
+    """The cache on the node of the way `uplink`. It knows nothing of pods, so packets leave with a
+    link header, as they do through a network card. Yields what proposes the flows.
     """
-    node = served["peers"].network.node
+    node = served["uplink"].network.node
     # What the cache carries is beyond the windows that conntrack knows. The daemon says so for each
     # flow.
     node.write("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1")
@@ -173,7 +173,6 @@ def peers(served: Mapping[str, Served], family: Family) -> Iterator[Callable[[],
     devices = inside(node.path, lambda: [if_nametoindex(name) for name in ("eth0", "veth0")])
     for device in devices:
         inside(node.path, partial(cache.attach, device))
-        cache.set_peer(device, True)
     cache.beat(3600.0)
     yield lambda: cache.propose(proposals(family))
     for device in devices:
