@@ -308,7 +308,7 @@ def test_on_death_refuse(daemon: Daemon) -> None:
 
 
 def test_a_full_queue_is_relieved_by_the_kernel(daemon: Daemon) -> None:
-    daemon.start("--queue-length", "4")
+    daemon.start("--queue-length", "4", "--queues", "1")
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
     try:

@@ -25,7 +25,7 @@ from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
 
 QUEUE_FILE = "/proc/net/netfilter/nfnetlink_queue"
-QUEUED = re.compile(r"(?m)^ *100 +\d+ +(\d+)")
+QUEUED = re.compile(r"(?m)^ *1\d\d +\d+ +(\d+)")
 QUEUES_OF_PROCESSORS = (
     f"queue flags bypass,fanout to 100-{99 + queues_for_processors()}"
     if queues_for_processors() > 1
