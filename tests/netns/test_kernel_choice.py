@@ -26,6 +26,7 @@ from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.rules.rule import DatapathKind
 
 DRAWS = 300
 NODE = {Family.IPV4: "10.0.2.15", Family.IPV6: "fd00:2::15"}
