@@ -90,12 +90,12 @@ impl CacheDevices {
                 _ => is_about_all = true,
             }
         }
-        let mut gone = Vec::new();
+        let mut voided = Vec::new();
         if is_about_all {
             self.cache.void()?;
         } else {
             neighbours.retain(|(device, _)| !devices.contains(device));
-            gone = self.void_neighbours(&neighbours, &mut devices)?;
+            voided = self.void_neighbours(&neighbours, &mut devices)?;
             for device in devices {
                 self.void_device(device)?;
             }
@@ -105,7 +105,7 @@ impl CacheDevices {
         if doubts.iter().any(is_about_devices) {
             self.attach(known, links)?;
         }
-        Ok(gone)
+        Ok(voided)
     }
 
     /// Attaches the cache to the devices that are there, and detaches it from others. A device that
@@ -174,20 +174,20 @@ impl CacheDevices {
         neighbours: &BTreeSet<(u32, LinkAddress)>,
         devices: &mut BTreeSet<u32>,
     ) -> io::Result<Vec<CachedFlow>> {
-        let (mut gone, mut rest) = (Vec::new(), lock(&self.rest));
+        let (mut voided, mut rest) = (Vec::new(), lock(&self.rest));
         for &(device, link) in neighbours {
             let started = Instant::now();
             if rest.is_some_and(|end| started < end) {
                 devices.insert(device);
                 continue;
             }
-            gone.extend(self.cache.void_neighbour(device, link)?);
+            voided.extend(self.cache.void_neighbour(device, link)?);
             let took = started.elapsed();
             // Mostly there are few entries, and many neighbours may change at once.
             *rest = (took > QUICK).then(|| Instant::now() + took * REST);
         }
-        self.neighbour_voids.fetch_add(gone.len() as u64, Ordering::Relaxed);
-        Ok(gone)
+        self.neighbour_voids.fetch_add(voided.len() as u64, Ordering::Relaxed);
+        Ok(voided)
     }
 
     fn void_device(&self, device: u32) -> io::Result<()> {

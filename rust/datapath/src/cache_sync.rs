@@ -339,14 +339,14 @@ impl CacheSync {
             sockets.doubts.take(&mut doubts)?;
             self.delayed.store(sockets.doubts.delayed(), Ordering::Relaxed);
             let former = self.cache.generation();
-            let gone = self.devices.act(&doubts, &sockets.doubts, &mut sockets.links)?;
+            let voided = self.devices.act(&doubts, &sockets.doubts, &mut sockets.links)?;
             if self.cache.generation() != former {
                 echo = Some(Instant::now() + ECHO);
             } else if echo.is_some_and(|when| when <= Instant::now()) {
                 echo = None;
                 self.void()?;
             }
-            for entry in gone {
+            for entry in voided {
                 lock(&self.flows).count_entry(&passage(&entry), carried(&entry), None);
             }
             if doubts.iter().any(|doubt| matches!(doubt.topic, Topic::Address | Topic::Reread)) {

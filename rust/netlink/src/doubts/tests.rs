@@ -29,51 +29,51 @@ fn neighbour(state: u16, link: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn hear(known: &mut Known, kind: u16, message: &[u8]) -> Option<(Topic, Option<u32>)> {
-    known.read(kind, message).map(|doubt| (doubt.topic, doubt.device))
+fn hear(state: &mut Known, kind: u16, message: &[u8]) -> Option<(Topic, Option<u32>)> {
+    state.read(kind, message).map(|doubt| (doubt.topic, doubt.device))
 }
 
 #[test]
 fn a_device_is_a_doubt_when_it_differs() {
-    let mut known = Known::default();
+    let mut state = Known::default();
     let changed = Some((Topic::Device, Some(7)));
-    assert_eq!(hear(&mut known, libc::RTM_NEWLINK, &device(7, 1500, &[])), changed, "new");
-    assert_eq!(hear(&mut known, libc::RTM_NEWLINK, &device(7, 1500, &[])), None, "again");
-    assert_eq!(hear(&mut known, libc::RTM_NEWLINK, &device(7, 1400, &[])), changed);
+    assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &device(7, 1500, &[])), changed, "new");
+    assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &device(7, 1500, &[])), None, "again");
+    assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &device(7, 1400, &[])), changed);
     let port = device(7, 1400, &[(libc::IFLA_MASTER, &9u32.to_ne_bytes())]);
-    assert_eq!(hear(&mut known, libc::RTM_NEWLINK, &port), changed);
-    let kept = &known.devices[&7];
-    assert_eq!((kept.name.as_str(), kept.mtu, kept.controller), ("veth7", 1400, Some(9)));
-    assert!(!kept.is_on_its_own(), "the bridge decides about a port's packets");
-    assert_eq!(hear(&mut known, libc::RTM_DELLINK, &device(7, 1400, &[])), changed, "gone");
-    assert!(known.devices.is_empty());
+    assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &port), changed);
+    let device7 = &state.devices[&7];
+    assert_eq!((device7.name.as_str(), device7.mtu, device7.controller), ("veth7", 1400, Some(9)));
+    assert!(!device7.is_on_its_own(), "the bridge decides about a port's packets");
+    assert_eq!(hear(&mut state, libc::RTM_DELLINK, &device(7, 1400, &[])), changed, "gone");
+    assert!(state.devices.is_empty());
 }
 
 #[test]
 fn a_neighbour_is_a_doubt_when_packets_for_it_go_elsewhere() {
-    let mut known = Known::default();
+    let mut state = Known::default();
     let (one, two): (LinkAddress, LinkAddress) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let changed = |link| Some(Doubt { topic: Topic::Neighbour, device: Some(7), link: Some(link) });
-    let mut hears = |kind, state, link: &[u8]| known.read(kind, &neighbour(state, link));
+    let mut hears = |kind, reach, link: &[u8]| state.read(kind, &neighbour(reach, link));
     let new = libc::RTM_NEWNEIGH;
     assert_eq!(hears(new, libc::NUD_REACHABLE, &one), None, "nobody could send to it before");
-    for state in [libc::NUD_STALE, libc::NUD_DELAY, libc::NUD_PROBE, libc::NUD_REACHABLE] {
-        assert_eq!(hears(new, state, &one), None);
+    for reach in [libc::NUD_STALE, libc::NUD_DELAY, libc::NUD_PROBE, libc::NUD_REACHABLE] {
+        assert_eq!(hears(new, reach, &one), None);
     }
     assert_eq!(hears(new, libc::NUD_STALE, &two), changed(one), "another link address");
     assert_eq!(hears(new, libc::NUD_FAILED, &two), changed(two), "nobody answers");
     assert_eq!(hears(new, libc::NUD_FAILED, &two), None, "still not");
     assert_eq!(hears(new, libc::NUD_REACHABLE, &one), None, "again");
     assert_eq!(hears(libc::RTM_DELNEIGH, libc::NUD_STALE, &one), changed(one), "forgotten");
-    known.lacks_neighbours = true;
+    state.lacks_neighbours = true;
     let unknown = Some(Doubt { topic: Topic::Neighbour, device: Some(7), link: None });
     let message = neighbour(libc::NUD_REACHABLE, &one);
-    assert_eq!(known.read(new, &message), unknown, "it may have been there");
+    assert_eq!(state.read(new, &message), unknown, "it may have been there");
 }
 
 #[test]
 fn routes_rules_and_addresses_are_doubts() {
-    let mut known = Known::default();
+    let mut state = Known::default();
     for (kinds, topic) in [
         ([libc::RTM_NEWROUTE, libc::RTM_DELROUTE], Topic::Route),
         ([libc::RTM_NEWRULE, libc::RTM_DELRULE], Topic::RoutingRule),
@@ -83,15 +83,15 @@ fn routes_rules_and_addresses_are_doubts() {
         ([libc::RTM_NEWQDISC, libc::RTM_DELQDISC], Topic::Filter),
     ] {
         for kind in kinds {
-            assert_eq!(hear(&mut known, kind, &[0; NETLINK_HEADER]), Some((topic, None)));
+            assert_eq!(hear(&mut state, kind, &[0; NETLINK_HEADER]), Some((topic, None)));
         }
     }
-    assert_eq!(hear(&mut known, libc::RTM_NEWTCLASS, &[0; NETLINK_HEADER]), None);
+    assert_eq!(hear(&mut state, libc::RTM_NEWTCLASS, &[0; NETLINK_HEADER]), None);
 }
 
 #[test]
 fn addresses_and_filters_are_those_of_a_device() {
-    let mut known = Known::default();
+    let mut state = Known::default();
     let message = |index: u32| {
         let index = index.to_ne_bytes();
         [vec![0; NETLINK_HEADER + 4], index.to_vec(), vec![0; 12]].concat()
@@ -101,11 +101,11 @@ fn addresses_and_filters_are_those_of_a_device() {
         ([libc::RTM_NEWTFILTER, libc::RTM_DELTFILTER], Topic::Filter),
     ] {
         for kind in kinds {
-            assert_eq!(hear(&mut known, kind, &message(7)), Some((topic, Some(7))));
+            assert_eq!(hear(&mut state, kind, &message(7)), Some((topic, Some(7))));
         }
     }
     let shared = message(SHARED_BLOCK);
-    assert_eq!(hear(&mut known, libc::RTM_NEWTFILTER, &shared), Some((Topic::Filter, None)));
+    assert_eq!(hear(&mut state, libc::RTM_NEWTFILTER, &shared), Some((Topic::Filter, None)));
 }
 
 proptest! {
