@@ -128,7 +128,7 @@ wheel: .venv/release    ## build what is published, into dist: the wheel for x86
 	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --out dist
 	maturin sdist --out dist
 
-deb: wheel     ## build the Debian package of that wheel into dist, on Debian 12
+deb: wheel .venv/ready    ## build the Debian package of that wheel into dist, on Debian 12
 	python tools/debian_package.py dist/*.whl dist
 
 release: .venv/release versions wheel .venv/ready    ## build and check what is published, and try it in clean environments; upload nothing: docs/releasing.md
