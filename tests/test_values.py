@@ -64,7 +64,7 @@ def fragment() -> bytes:
 
 def entry() -> Any:
     ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.1:8080", "10.0.0.9:4000"]
-    numbers, head = [7, 0x1000, None], (6, True, True, 3, 120)
+    numbers, head = [7, 0x1000, None], (6, [True, True, True], 3, 120)
     return _native._restore("ConntrackEntry", (numbers, head, ends, [(1, 40), (2, 80)]))
 
 

@@ -23,7 +23,7 @@ use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
 use kbe_nat_netlink::links::{Link, Links};
 
-use crate::cache_sync::lock;
+use crate::locking::lock;
 
 /// Puts the cache on devices as they come, takes it off, and voids what has to do with them.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::{Cidr, Engine, KernelFlow};
@@ -43,6 +43,7 @@ use kbe_nat_netlink::links::Links;
 
 use crate::cache_devices::CacheDevices;
 use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage, Standing};
+use crate::locking::lock;
 
 mod words;
 
@@ -477,10 +478,6 @@ impl CacheSync {
         }
         Ok(())
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Time between two beats.

@@ -32,9 +32,10 @@ use kbe_nat_engine::{Engine, KernelFlow, Outcome, Resync};
 use kbe_nat_netlink::conntrack::{Change, Ends, Entry, Events, Requests, Selection, Waker};
 use kbe_nat_netlink::{Family, Pace, monotonic};
 
-use crate::cache_sync::{self, CacheSync, lock};
+use crate::cache_sync::{self, CacheSync};
 use crate::cached_flows::FlowKey;
 use crate::ended_flows::EndedFlows;
+use crate::locking::lock;
 use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
 

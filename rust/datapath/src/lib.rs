@@ -12,6 +12,7 @@ mod cached_flows;
 mod conntrack_sync;
 mod ended_flows;
 mod kernel;
+mod locking;
 mod paced_selections;
 mod selections;
 
