@@ -60,6 +60,8 @@ class Daemon:
     process: subprocess.Popen[str] | None = None
     sources: tuple[str, ...] = ()
     """Flags that say where its objects are; without any it follows files in the folder."""
+    wrapper: tuple[str, ...] = ()
+    """A command that runs it."""
 
     @property
     def socket(self) -> Path:
@@ -79,6 +81,7 @@ class Daemon:
         own = (*sources, "--socket", str(self.socket))
         return (
             *self.cluster.node.prefix,
+            *self.wrapper,
             *COMMAND,
             "proxy",
             *own,

@@ -23,6 +23,8 @@ class Tracked:
 
     number: int
     timeout: int
+    packets: int
+    """Of the client."""
     row: str
 
 
@@ -53,7 +55,8 @@ def rows(cluster: Cluster, own: Talk) -> list[str]:
 def tracked(cluster: Cluster, own: Talk) -> Tracked:
     [row] = rows(cluster, own)
     number = next(word[3:] for word in row.split() if word.startswith("id="))
-    return Tracked(int(number), int(row.split()[2]), row)
+    packets = next(word[8:] for word in row.split() if word.startswith("packets="))
+    return Tracked(int(number), int(row.split()[2]), int(packets), row)
 
 
 def set_timeout(cluster: Cluster, name: str, seconds: int) -> None:
