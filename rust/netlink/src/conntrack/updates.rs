@@ -41,13 +41,19 @@ impl Updates {
         Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
     }
 
-    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`.
+    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`. Events have a
+    /// millisecond to gather, which doubts and calls cut short.
     ///
     /// # Errors
     /// The system's.
     pub fn wait_beside(&mut self, doubts: &Doubts, timeout: Duration) -> io::Result<()> {
         let [rules, routing] = doubts.sockets().map(Socket::number);
-        wait([self.socket.number(), rules, routing, self.calls.as_raw_fd()], timeout)?;
+        let calls = self.calls.as_raw_fd();
+        wait([self.socket.number(), rules, routing, calls], timeout)?;
+        if !timeout.is_zero() {
+            // Each event would wake this thread else, on the processor of a client that waits.
+            wait([rules, routing, calls], GATHER)?;
+        }
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         Ok(())
     }
@@ -71,6 +77,9 @@ impl Updates {
         Ok(true)
     }
 }
+
+/// How long events gather.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// Passes flows that are assured: those of TCP in the states `ESTABLISHED`, `FIN_WAIT` and `CLOSE`,
 /// and events without a state, such as those of UDP. Jumps count the instructions that they leave
