@@ -12,9 +12,9 @@ from harness.daemons import Daemon, pid
 
 @contextmanager
 def stopped(daemon: Daemon, name: str) -> Iterator[None]:
-    """The thread of this name does not run; the others do."""
+    """One thread of this name does not run; the others do."""
     tasks = Path(f"/proc/{pid(daemon)}/task").iterdir()
-    [thread] = [int(task.name) for task in tasks if (task / "comm").read_text().strip() == name]
+    thread, *_ = [int(task.name) for task in tasks if (task / "comm").read_text().strip() == name]
     _ptrace(PTRACE_SEIZE, thread)
     try:
         _ptrace(PTRACE_INTERRUPT, thread)

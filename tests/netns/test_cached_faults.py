@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from harness.cached import (
-    TABLE,
     Begin,
     Talk,
     await_backend,
@@ -31,9 +30,8 @@ from harness.daemons import Daemon
 from harness.programs import NAMED_POD
 from harness.stage import served
 from harness.waiting import eventually
-from kbe_nat.compat.netfilterqueue import NetfilterQueue, Packet
 from kbe_nat.family import Family
-from kbe_nat.playground.namespaces import Namespace, inside
+from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.rule import DatapathKind
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
@@ -157,38 +155,6 @@ def test_a_rule_of_iptables_legacy_stops_a_flow_within_two_seconds(
     assert hits(daemon) == before, "nor is it entered again"
     daemon.cluster.node.call(program, "-D", *rule)
     own.await_cache()
-
-
-def test_a_packet_that_has_passed_the_old_rules_lets_no_others_pass(
-    daemon: Daemon, cached: Begin
-) -> None:
-    """It waits in a queue behind the place of the new rule, and leaves when that is in force."""
-    own, node = cached(Family.IPV4, "udp"), daemon.cluster.node
-    queue, waiting = NetfilterQueue(), list[Packet]()
-
-    def arrives() -> bool:
-        queue.run(block=False)
-        return bool(waiting)
-
-    inside(node.path, lambda: queue.bind(77, waiting.append))
-    rules = daemon.folder / "rules"
-    rules.write_text(TABLE % "")
-    node.call("nft", "-f", str(rules))
-    to = ("-p", "udp", "--dport", "9953", "-j", "NFQUEUE", "--queue-num", "77")
-    node.call("iptables", "-t", "mangle", "-A", "POSTROUTING", *to)
-    own.socket.send(b"held\n")
-    eventually(arrives)
-    generations = counters(daemon)["cache-generations"]
-    rules.write_text("insert rule inet strangers forward udp dport 9953 drop\n")
-    node.call("nft", "-f", str(rules))
-    eventually(lambda: counters(daemon)["cache-generations"] > generations)
-    waiting.pop().accept()
-    # What it may have entered is void soon, or the next packets would pass the new rule by.
-    eventually(lambda: counters(daemon)["cache-generations"] > generations + 1)
-    before = hits(daemon)
-    assert own.is_silent() and own.is_silent()
-    assert hits(daemon) == before
-    queue.unbind()
 
 
 @contextmanager

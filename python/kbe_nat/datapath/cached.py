@@ -187,11 +187,11 @@ class Cached:
         standing, there, back = self._sync.standing(ends.protocol, ends.source, ends.destination)
         if standing == "proposed" and there and back:
             return "cached: packets of the flow pass the kernel's stack by"
-        if standing == "proposed" and (there or back):
-            direction = "the client's" if there else "the backend's"
-            return f"cached one way: {direction} packets pass the kernel's stack by"
         devices = self._sync.left_out if standing == "proposed" else ()
         reasons = "".join(f"; not on {name}: {reason}" for name, reason in devices)
+        if standing == "proposed" and (there or back):
+            direction = "the client's" if there else "the backend's"
+            return f"cached one way: {direction} packets pass the kernel's stack by" + reasons
         return STANDINGS[standing] + reasons
 
     def _tell(self) -> None:
