@@ -51,6 +51,8 @@ FIRST_PATHS: Final = {
     "cached": "the same",
     "every-packet": "queue ─► engine draws, rewrites ─► pod, and back so",
 }
+PEER: Final = "nft-dnat"
+"""The way that all ratios are to."""
 Figures = Mapping[str, Any]
 
 
@@ -98,18 +100,25 @@ def readme(established: Figures, connects: Figures, every_packet: float) -> Iter
             # Whoever has chosen, the kernel carries the flow alike.
             row = established.get("first-packet" if way == "kernel-choice" else way)
             if row is not None:
-                cells.append(cell(row[kind], scale))
+                cells.append(cell(way, row[kind], scale))
             else:
-                cells.append(f"{every_packet:.1f}x" if kind == "udp" else "")
+                cells.append(f"{every_packet:.1f}x" if kind == "udp" else "not measured")
         yield f"| {title} | {' | '.join(cells)} |"
     for field, title in OPENING.items():
-        cells = [cell(connects[way][field], 1.0) if way in connects else "" for way in WAYS]
+        cells = [cell(way, connects[way][field], 1.0) for way in WAYS]
         yield f"| {title} | {' | '.join(cells)} |"
 
 
-def cell(row: Figures, scale: float) -> str:
-    """The best of all rounds, and the median of the rounds' own ratios to nft DNAT."""
-    return f"{figure(row['least'] * scale)}, {row['ratio_p50']:.2f}x"
+def cell(way: str, row: Figures, scale: float) -> str:
+    """The median of the rounds' own ratios to nft DNAT; of that itself, the median of rounds."""
+    return figure(row["median"] * scale) if way == PEER else f"{row['ratio_p50']:.2f}x"
+
+
+def price(peer: Figures, ratio: float) -> str:
+    """What a way costs where nft DNAT costs its median: medians of other ways are from moments
+    that were not nft DNAT's, and would contradict the ratios.
+    """
+    return figure(peer["median"] * ratio)
 
 
 def figure(value: float) -> str:
@@ -123,22 +132,17 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     yield drawn("a packet of an established flow", "", "ns", "x nft DNAT")
     for way, path in PATHS.items():
         row = established.get(way)
-        least = figure(row["udp"]["least"]) if row else ""
-        ratio = f"{row['udp']['ratio_p50']:.2f}" if row else f"{every_packet:.1f}"
-        yield drawn(f"  {way}", path, least, ratio)
+        ratio = row["udp"]["ratio_p50"] if row else every_packet
+        yield drawn(f"  {way}", path, price(established[PEER]["udp"], ratio), f"{ratio:.2f}")
     yield ""
     yield drawn("the first packet of a connection", "", "connect µs", "x nft DNAT")
     for way, path in FIRST_PATHS.items():
-        row = connects["1"].get(way)
-        if row is not None:
-            least, ratio = figure(row["p50_us"]["least"]), f"{row['p50_us']['ratio_p50']:.2f}"
-            yield drawn(f"  {way}", path, least, ratio)
+        yield opening(way, path, connects["1"])
     many = max(connects, key=int)
     yield ""
     yield drawn(f"the same among {int(many):,} Services", "", "connect µs", "x nft DNAT")
-    for way, row in connects[many].items():
-        least, ratio = figure(row["p50_us"]["least"]), f"{row['p50_us']['ratio_p50']:.2f}"
-        yield drawn(f"  {way}", "", least, ratio)
+    for way in connects[many]:
+        yield opening(way, "", connects[many])
     uplink, others = established["uplink"]["udp"], established["others"]["udp"]
     dearer = (established["others-cached"]["udp"]["least"] - others["least"]) / 2
     yield "```"
@@ -146,6 +150,12 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     yield f"A packet to no Service pays {dearer:.0f} ns more on each device where `cached` serves."
     yield "Here it hands packets straight into local pods. As towards an uplink, by link headers,"
     yield f"the cache takes {uplink['ratio_p50']:.2f} times nft DNAT's."
+
+
+def opening(way: str, path: str, connects: Figures) -> str:
+    """The line of a connection's first packet."""
+    ratio = connects[way]["p50_us"]["ratio_p50"]
+    return drawn(f"  {way}", path, price(connects[PEER]["p50_us"], ratio), f"{ratio:.2f}")
 
 
 def drawn(name: str, path: str, price: str, ratio: str) -> str:
