@@ -36,7 +36,9 @@ class ExplanationRow(msgspec.Struct, frozen=True):
     scope: str | None
     """Which endpoints serve it: cluster or local."""
     backend: str | None
-    """The backend that the next such packet gets."""
+    """The backend that the next such packet gets; None where the kernel chooses among several."""
+    is_chosen_by_kernel: bool
+    """Whether the kernel chooses the backend of new connections here, and the engine does not."""
     candidates: list[str]
     """Every backend that it may be sent to."""
     refused: list[tuple[str, str, str]]
@@ -87,7 +89,7 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     destinations: list[str]
     """Every endpoint that it may be sent to."""
     backend: str | None
-    """The endpoint that this packet is sent to."""
+    """The endpoint that this packet is sent to; null where the kernel chooses among several."""
     masquerade: bool | str
     """Whether the source is masqueraded; mixed: for some destinations."""
     masqueraded: list[str] | msgspec.UnsetType = msgspec.UNSET
@@ -146,14 +148,24 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
         source, destination = wire.show(ends.source), wire.show(ends.destination)
         subject = f"{ends.protocol.upper()} {source} to {destination}"
     service = f" by {verdict.service}" if verdict.service else ""
+    several = "one of several endpoints"
+    if explanation.is_chosen_by_kernel:
+        several = _drawn(verdict.destinations)
     outcome = {
-        "translate": f"is sent to {verdict.backend or 'one of several endpoints'}{service}",
+        "translate": f"is sent to {verdict.backend or several}{service}",
         "pass": "passes",
         "reject": f"is rejected{service} ({explanation.cause})",
         "drop": f"is dropped{service} ({explanation.cause})",
         "hold": "waits for the first fragment of its datagram",
     }[verdict.verdict]
     return f"{subject} {outcome}."
+
+
+def _drawn(endpoints: list[str]) -> str:
+    """The endpoints among which the kernel chooses, in words."""
+    listed = ", ".join(endpoints[:NAMED])
+    others = f" and {len(endpoints) - NAMED} more" if len(endpoints) > NAMED else ""
+    return f"one of {len(endpoints)} endpoints, which the kernel draws ({listed}{others}),"
 
 
 def device_of(packet: bytes, plan: Plan, name: str = "") -> int:
@@ -177,15 +189,19 @@ def explain_packet(
     *,
     excluded: Iterable[tuple[str, str]] = (),
     chains: Iterable[str] = (),
+    is_chosen_by_kernel: bool = False,
 ) -> ExplanationRow:
-    """The engine's reasons as a row, and what the kernel does with `kinds` of datapaths."""
-    return ExplanationRow(
+    """The engine's reasons as a row, and what the kernel does with `kinds` of datapaths. With
+    `is_chosen_by_kernel` the engine's choice for a new connection is left out.
+    """
+    row = ExplanationRow(
         action=verdict_word(explanation.action),
         cause=explanation.cause,
         service=explanation.service,
         frontend=explanation.frontend,
         scope=explanation.scope,
         backend=explanation.backend,
+        is_chosen_by_kernel=is_chosen_by_kernel,
         candidates=explanation.candidates,
         refused=explanation.refused,
         masquerade=explanation.masquerade,
@@ -194,6 +210,37 @@ def explain_packet(
         excluded=list(excluded),
         chains=list(chains),
         kernel={str(kind): _consequence(explanation, kind) for kind in kinds},
+    )
+    return _chosen_by_kernel(row) if is_chosen_by_kernel else row
+
+
+def _chosen_by_kernel(row: ExplanationRow) -> ExplanationRow:
+    """A row for a frontend whose new connections the kernel chooses for."""
+    note = ("choice", "the kernel chooses for new connections here, and they wait for nobody")
+    # A packet of a known flow, or one that no Service serves, has no scope: there is no choice.
+    if row.scope is None:
+        kernel = row.kernel
+        if row.action == "translate":
+            kernel = dict.fromkeys(kernel, CARRIED_BY_KERNEL)
+        return msgspec.structs.replace(row, steps=[*row.steps, note], kernel=kernel)
+    if not row.candidates:
+        return row
+    masqueraded = set(row.masqueraded) & set(row.candidates)
+    source = ""
+    if masqueraded:
+        to = "" if len(masqueraded) == len(set(row.candidates)) else f" towards {SOME}"
+        source = f"; the source is masqueraded{to}"
+    steps = [step for step in row.steps if step[0] not in ENGINE_STEPS]
+    verdict = ("verdict", "translate (new: it opens a flow to an endpoint of the kernel's choice)")
+    return msgspec.structs.replace(
+        row,
+        # Whatever the engine's own draw would meet, the kernel's is another.
+        action="translate",
+        cause="new",
+        backend=row.candidates[0] if len(row.candidates) == 1 else None,
+        masquerade=bool(masqueraded),
+        steps=[*steps, note, verdict],
+        kernel=dict.fromkeys(row.kernel, f"{DRAWN_BY_KERNEL}{source}"),
     )
 
 
@@ -211,6 +258,8 @@ def explain_in_plan(
     snapshot: Snapshot,
     plan: Plan,
     kinds: Iterable[DatapathKind] = DatapathKind,
+    *,
+    is_chosen_by_kernel: bool = False,
 ) -> ExplanationRow:
     """As `explain_packet`, with what the plan of the engine's tables adds. Cost: linear in the
     service ports.
@@ -221,16 +270,24 @@ def explain_in_plan(
         None,
     )
     if port is None or explanation.frontend is None:
-        return explain_packet(explanation, kinds)
+        return explain_packet(explanation, kinds, is_chosen_by_kernel=is_chosen_by_kernel)
     mode = plan.options.mode
     path: list[str] = []
     # What no chain refuses, such as a martian source, the kernel's routing or our engine does.
     if explanation.scope is not None or explanation.cause in REFUSED_BY_CHAINS:
-        path = chains(port, explanation.frontend, explanation.scope, explanation.backend, mode)
+        is_drawn = is_chosen_by_kernel and len(explanation.candidates) > 1
+        backend = None if is_drawn else explanation.backend
+        path = chains(port, explanation.frontend, explanation.scope, backend, mode)
     excluded = exclusions(
         snapshot, port, plan.options, is_local=_is_local(explanation, explanation.frontend, port)
     )
-    return explain_packet(explanation, kinds, excluded=sorted(excluded.items()), chains=path)
+    return explain_packet(
+        explanation,
+        kinds,
+        excluded=sorted(excluded.items()),
+        chains=path,
+        is_chosen_by_kernel=is_chosen_by_kernel,
+    )
 
 
 def _is_local(explanation: Explanation, frontend: str, port: PlannedPort) -> bool:
@@ -260,6 +317,16 @@ REFUSED_BY_CHAINS: Final = ("no-endpoints", "no-local-endpoints", "source-range"
 VERDICTS: Final = {"accept": "pass"}
 """Actions of the engine whose verdict has another name: accept says what a queue answers."""
 MIXED: Final = "mixed"
+NAMED: Final = 5
+"""Endpoints that a sentence names."""
+SOME: Final = "some of them"
+ENGINE_STEPS: Final = ("strategy", "second look", "hairpin", "delivery", "room", "verdict")
+"""Steps about the backend that the engine would choose."""
+DRAWN_BY_KERNEL: Final = (
+    "it chooses the endpoint of a new connection by its own rules, without a mark, and carries all"
+    " packets by itself"
+)
+CARRIED_BY_KERNEL: Final = "it carries the connection and translates all its packets by itself"
 KERNEL: Final = {
     (
         "translate",

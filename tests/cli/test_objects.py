@@ -1,6 +1,8 @@
 """Verbs that read objects: errors of files and objects, and clusters without Services."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,36 @@ def test_without_services_rules_are_a_frame_and_packets_pass(
     # A capture without a Service tells nothing.
     code, _, err = kbe("replay", "-f", path, capture)
     assert (code, said in err) == (2, True)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n \n"], ids=["nothing", "blank"])
+@pytest.mark.parametrize("stream", ["-", "/dev/stdin"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("explain", "--from", "10.0.2.15", "--to", f"{VIP}:80"),
+        ("dump",),
+        ("diff", "saved"),
+        ("replay", "in.pcap"),
+        ("shadow", "--existing"),
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_stream_without_a_byte_is_no_empty_cluster(
+    capture: Path, verb: tuple[str, ...], stream: str, text: bytes
+) -> None:
+    """The command before the pipe has failed."""
+    capture.with_name("saved").write_text("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kbe_nat", *verb, "-f", stream],
+        input=text,
+        capture_output=True,
+        cwd=capture.parent,
+        check=False,
+    )
+    name = "standard input" if stream == "-" else stream
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"kbe-nat: {name}: it is empty\n"
 
 
 KUBECONFIG = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\n"

@@ -1,5 +1,6 @@
 """`kbe-nat replay`: counters, strategies, comparisons, and captures in and out."""
 
+import json
 import struct
 import subprocess
 import sys
@@ -37,6 +38,38 @@ def test_a_seed_makes_replays_equal_and_no_seed_tells_which_it_took(
     first = kbe.json("replay", "-f", SEED, capture)
     again = kbe.json("replay", "-f", SEED, capture, "--seed", first["seed"])
     assert again == first
+
+
+def reply(client: int, endpoint: str) -> bytes:
+    """An endpoint's answer to the first packet of a connection."""
+    ip, tcp = IP(src=endpoint, dst="10.0.2.15"), TCP(sport=9876, dport=40000 + client, flags="SA")
+    return ETHERNET + bytes(ip / tcp)
+
+
+def test_replies_that_do_not_fit_the_choices_are_told(kbe: Ran, tmp_path: Path) -> None:
+    path = tmp_path / "in.pcap"
+    said = "from an endpoint that was not chosen here, and passed"
+
+    def replayed(*replies: bytes) -> tuple[dict[str, int], str]:
+        """Replies in the capture, behind ten connections."""
+        frames = [*(frame for client in range(10) for frame in handshake(client)), *replies]
+        path.write_bytes(pcap([(START + n, frame) for n, frame in enumerate(frames)], 1))
+        code, out, err = kbe("replay", "-f", SEED, "--seed", "1", path, "-o", "json")
+        assert code == 0
+        return json.loads(out)["actions"], err
+
+    answers = [reply(n, end) for n in range(10) for end in ("172.17.0.3", "172.17.0.4")]
+    actions, err = replayed(*answers)
+    assert actions["pass"] == 10, "one of both belongs to the connection"
+    assert err.count("\n") == 1
+    assert f"{path}: 10 replies come {said}" in err and "--seed 1 repeats this" in err
+    # Of no client of a Service, of another port, and of no endpoint.
+    others = [reply(11, "172.17.0.3"), handshake(0)[0], reply(0, "172.17.0.9")]
+    assert replayed(*others)[1] == ""
+    fitting = [each for each in answers if replayed(each)[1] == ""]
+    assert len(fitting) == 10 and replayed(*fitting)[1] == ""
+    [other, *_] = set(answers) - set(fitting)
+    assert f"1 reply comes {said}" in replayed(other)[1]
 
 
 def test_strategies_are_taken(kbe: Ran, capture: Path) -> None:

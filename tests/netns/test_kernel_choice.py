@@ -2,6 +2,7 @@
 where the engine chooses, and nobody waits for a daemon.
 """
 
+import json
 import math
 import signal
 import socket
@@ -24,6 +25,7 @@ from harness.programs import PEER_TELLER
 from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
+from kbe_nat.model import join_address
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.rule import DatapathKind
@@ -271,6 +273,67 @@ def test_packets_in_the_middle_of_a_connection_go_to_the_engine(daemon: Daemon) 
     assert queued(daemon) == before
     send(*[traffic.SYN] * 5, *[traffic.ACK] * 5)
     eventually(lambda: queued(daemon) == before + 5)
+
+
+@FAMILIES
+def test_no_endpoint_is_claimed_for_what_the_kernel_will_draw(
+    daemon: Daemon, family: Family
+) -> None:
+    start(daemon)
+    vip = address(family, "even")
+    own = "fd00:2::64" if family == Family.IPV6 else "10.0.2.100"
+    to = join_address(vip, 80)
+    pods = sorted(join_address(NAMES[name][family], 9953) for name in "ab")
+
+    def explained(port: int, *flags: str) -> str:
+        ends = ("--from", join_address(own, port), "--to", to)
+        return daemon.ask("explain", "--live", *ends, *flags)
+
+    text = explained(40000)
+    headline, _, rest = text.partition("\n")
+    assert f"is sent to one of 2 endpoints, which the kernel draws ({', '.join(pods)})" in headline
+    assert "the kernel chooses for new connections here" in rest
+    for claim in ("for this packet", "strategy", "number in the packet's mark", "KUBE-SEP"):
+        assert claim not in text, claim
+    assert "by its own rules, without a mark" in " ".join(text.split())
+    told = json.loads(explained(40000, "-o", "json"))
+    assert (told["verdict"], told["backend"], told["destinations"]) == ("translate", None, pods)
+
+    # The connection that there is went to one of them, and that is told.
+    with Clients(daemon.cluster, family, 1, socket.SOCK_STREAM, (vip, 80)) as clients:
+        [pod] = clients.asked()
+
+        def flows() -> list[dict[str, Any]]:
+            return [row for row in daemon.get("flows") if row["destination"][0] == vip]
+
+        eventually(lambda: len(flows()) == 1)
+        [flow] = flows()
+        backend = join_address(NAMES[pod][family], 9953)
+        source = join_address(*flow["source"])
+        ends = ("--from", source, "--to", to)
+        assert f"is sent to {backend} by" in daemon.ask("explain", "--live", *ends)
+        told = json.loads(daemon.ask("explain", "--live", *ends, "-o", "json"))
+        assert (told["backend"], told["destinations"]) == (backend, [backend])
+        assert not any("mark" in text for text in told["kernel"].values())
+
+    # Where nothing is drawn, there is no doubt.
+    daemon.write("objects.yaml", everything(without="even"))
+    eventually(lambda: json.loads(explained(40000, "-o", "json"))["destinations"] == pods[1:])
+    assert f"is sent to {pods[1]} by" in explained(40000)
+
+
+def test_decisions_say_that_the_kernel_made_others(daemon: Daemon) -> None:
+    said = "those connections are not among the decisions"
+    start(daemon, "engine")
+    assert said not in daemon.ask_all("decisions").stderr
+    daemon.end()
+    start(daemon)
+    names(daemon.cluster, Family.IPV4, "even", socket.SOCK_STREAM, 1)
+    shown = daemon.ask_all("decisions", "even4")
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert f"the kernel chooses for {chosen(daemon)} frontends: {said}" in shown.stderr
+    # What is refused is the engine's.
+    assert said not in daemon.ask_all("decisions", "--verdict", "reject").stderr
 
 
 def test_a_service_says_who_chooses(daemon: Daemon) -> None:

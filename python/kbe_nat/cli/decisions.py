@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Annotated, Final
 
 from kbe_nat.cli.flags.flag import Flag
@@ -16,7 +17,7 @@ from kbe_nat.cli.flags.listing import (
     SelectionSettings,
     output_flag,
 )
-from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.flags.options import Socket, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.kinds import NAMES, service_name
@@ -25,8 +26,8 @@ from kbe_nat.cli.output import show_document
 from kbe_nat.cli.table import cut, fitting
 from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.cli.verb import verb
-from kbe_nat.client import DEFAULT_SOCKET, ask_rows
-from kbe_nat.daemon.rows import DecisionAction, DecisionRow
+from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
+from kbe_nat.daemon.rows import DecisionAction, DecisionRow, StatsRow
 from kbe_nat.errors import SettingError
 from kbe_nat.model import join_address
 
@@ -101,6 +102,8 @@ def decisions(
     wanted = selection_parameters(selection, chosen) | filters.parameters()
     rows = ask_rows(socket, "decisions", DecisionRow, **wanted)
     settings = ListingSettings(listing.output, listing.no_headers, listing.sort_by)
+    if filters.verdict in (None, DecisionAction.TRANSLATE):
+        _warn_of_kernel(socket)
     if not filters.is_followed:
         DECISIONS.show(lambda: rows, settings, place_of(selection), chosen)
         return
@@ -117,6 +120,17 @@ def decisions(
             show_document(row, indent=None)
         else:
             DECISIONS.show(partial(iter, [row]), settings)
+
+
+def _warn_of_kernel(socket: FilePath) -> None:
+    """Say that the list lacks what the kernel chooses, where it chooses anything."""
+    (stats,) = ask(socket, "stats", StatsRow)
+    if count := stats.kernel.get(CHOSEN_BY_KERNEL, 0):
+        frontends = "1 frontend" if count == 1 else f"{count} frontends"
+        warn(
+            f"the kernel chooses for {frontends}: those connections are not among the decisions;"
+            " kbe-nat conntrack -L lists them"
+        )
 
 
 def _print_followed(texts: Sequence[str]) -> None:
@@ -147,6 +161,8 @@ def cells(row: DecisionRow) -> list[str]:
     ]
 
 
+CHOSEN_BY_KERNEL: Final = "frontends-chosen-by-kernel"
+"""A counter of the datapath."""
 COLUMNS: Final = (
     "time",
     "proto",

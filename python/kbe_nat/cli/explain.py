@@ -319,10 +319,12 @@ def _endpoint_tables(verdict: VerdictRow) -> list[Any]:
         masqueraded = verdict.destinations if verdict.masquerade is True else []
         if verdict.masquerade == MIXED:
             masqueraded = verdict.masqueraded or []
-        candidates = table("Who may serve it", "endpoint", "source is masqueraded", "chosen")
+        titles = ("endpoint", "source is masqueraded", *(["chosen"] if verdict.backend else []))
+        candidates = table("Who may serve it", *titles)
         for endpoint in verdict.destinations:
             mark = "for this packet" if endpoint == verdict.backend else ""
-            candidates.add_row(endpoint, "yes" if endpoint in masqueraded else "no", mark)
+            cells = (endpoint, "yes" if endpoint in masqueraded else "no", mark)
+            candidates.add_row(*cells[: len(titles)])
         parts += ["", candidates]
     if verdict.refused:
         refused = table(

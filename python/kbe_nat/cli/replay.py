@@ -14,6 +14,7 @@ from msgspec import structs
 from kbe_nat import words
 from kbe_nat._native import Engine, Loop, Snat
 from kbe_nat.cli.annotation import Annotation, Pcapng
+from kbe_nat.cli.capture_replies import CaptureReplies
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
@@ -220,6 +221,8 @@ class _Run:
         with ExitStack() as stack:
             source = self._source(stack)
             queue: PacketQueue = stack.enter_context(source)
+            queue = replies = CaptureReplies(queue)
+            replies.follow(first)
             annotation = None
             if results.is_annotated and results.target is not None:
                 pcapng = stack.enter_context(Pcapng(results.target))
@@ -231,7 +234,7 @@ class _Run:
                 queue = comparison = Comparison(queue, engine_for(second), (first, second))
             if results.flows_csv or results.flows_parquet:
                 queue = log = FlowLog(queue, source, engine)
-            pending = self._pending(engine, annotation)
+            pending = self._pending(engine, annotation, replies)
             if pending:
                 queue = ChangingObjects(queue, source, pending)
             Loop(engine, queue).run()
@@ -239,6 +242,8 @@ class _Run:
             warn(f"--at {change.text}: the capture ends before")
         if log is not None:
             self._write_flows(log)
+        if replies.unmatched:
+            warn(self._doubt(replies.unmatched, seed))
         result = summary(str(self.capture), seed, engine.stats(), source.unread, source.cut)
         tables = (results.flows_csv, results.flows_parquet)
         is_table_shown = any(path is not None and is_standard_output(path) for path in tables)
@@ -260,12 +265,23 @@ class _Run:
             progress=stack.enter_context(_progress(self.capture)),
         )
 
+    def _doubt(self, unmatched: int, seed: int) -> str:
+        """A warning about so many replies of endpoints that were not chosen here."""
+        count = "1 reply comes" if unmatched == 1 else f"{unmatched} replies come"
+        return (
+            f"{self.capture}: {count} from an endpoint that was not chosen here, and passed:"
+            " the choices differ from the capture's. Another --seed chooses otherwise;"
+            f" --seed {seed} repeats this"
+        )
+
     def _pending(
-        self, engine: Engine, annotation: Annotation | None
+        self, engine: Engine, annotation: Annotation | None, replies: CaptureReplies
     ) -> list[tuple[Change, Callable[[], None]]]:
         """Each change with what it does. All objects are read before the first packet."""
 
         def application(plan: Plan) -> Callable[[], None]:
+            replies.follow(plan)
+
             def apply() -> None:
                 engine.replace_services(*native_tables(plan))
                 if annotation is not None:

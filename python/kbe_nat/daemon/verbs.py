@@ -420,7 +420,12 @@ def explain_live(controller: Controller, packet: bytes, device: str = "") -> Exp
     )
     datapath = controller.datapath
     row = explain_in_plan(
-        explanation, packet, controller.snapshot, controller.plan, [datapath.kind]
+        explanation,
+        packet,
+        controller.snapshot,
+        controller.plan,
+        [datapath.kind],
+        is_chosen_by_kernel=datapath.is_chosen_by_kernel(packet),
     )
     notes = datapath.flow_notes(packet)
     return msgspec.structs.replace(row, steps=[*row.steps, *notes]) if notes else row

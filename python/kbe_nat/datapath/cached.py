@@ -150,9 +150,13 @@ class Cached:
         self._first_packet.watch_ends(is_watched)
 
     def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
-        """See `Datapath`: also whether the flow is cached."""
+        """See `Datapath`: whether the flow is cached."""
         note = self._cache_note(packet)
-        return [*self._first_packet.flow_notes(packet), *([("cache", note)] if note else [])]
+        return [("cache", note)] if note else []
+
+    def is_chosen_by_kernel(self, packet: bytes) -> bool:
+        """See `Datapath`."""
+        return self._first_packet.is_chosen_by_kernel(packet)
 
     @contextmanager
     def following(self, engine: Engine) -> Iterator[Sequence[NativeThread]]:

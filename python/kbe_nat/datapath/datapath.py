@@ -89,6 +89,12 @@ class Datapath(PlanConsumer, Protocol):
         """
         ...
 
+    def is_chosen_by_kernel(self, packet: bytes) -> bool:
+        """Whether the kernel chooses the backend of a connection that this IP packet opens, and the
+        engine does not.
+        """
+        ...
+
     def counts_bytes(self) -> bool:
         """Whether the packets and bytes of flows are counted."""
         ...

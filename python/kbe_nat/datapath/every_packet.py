@@ -136,6 +136,10 @@ class EveryPacket:
         """See `Datapath`: nothing."""
         return []
 
+    def is_chosen_by_kernel(self, packet: bytes) -> bool:
+        """See `Datapath`: the engine sees every packet."""
+        return False
+
     def counts_bytes(self) -> bool:
         """See `Datapath`: the engine sees every packet."""
         return True

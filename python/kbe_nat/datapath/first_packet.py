@@ -279,16 +279,18 @@ class FirstPacket:
             self._sync.watch_ends(is_watched)
 
     def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
-        """See `Datapath`: whether the kernel chooses."""
+        """See `Datapath`: nothing."""
+        return []
+
+    def is_chosen_by_kernel(self, packet: bytes) -> bool:
+        """See `Datapath`."""
         ends = packets.ends(packet)
         if ends is None:
-            return []
+            return False
         address, port = ends.destination
         standby = self._standby.of_family(family_of(address))
         decision = standby.get((address, ends.protocol, port))
-        if decision is None or not decision.is_chosen:
-            return []
-        return [("choice", "the kernel chooses for new connections here, and they wait for nobody")]
+        return decision is not None and decision.is_chosen
 
     @contextmanager
     def following(

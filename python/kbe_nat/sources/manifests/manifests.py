@@ -302,6 +302,9 @@ def read_manifests(
 
 def _items(path: str) -> Items:
     text, name = utf8(content(path)), label(path)
+    # Even a cluster without objects is written as a list: the command before the pipe has failed.
+    if is_stream(path) and not text.strip():
+        raise FileError(f"{name}: it is empty")
     items = json_objects(text, f"{name}, document 1")
     return _items_of_values(parse_documents(text, name), name) if items is None else items
 
