@@ -36,7 +36,7 @@ class ExplanationRow(msgspec.Struct, frozen=True):
     scope: str | None
     """Which endpoints serve it: cluster or local."""
     backend: str | None
-    """The backend that the next such packet gets; None where the kernel chooses among several."""
+    """The backend that the next such packet gets; null where the kernel chooses among several."""
     is_chosen_by_kernel: bool
     """Whether the kernel chooses the backend of new connections here, and the engine does not."""
     candidates: list[str]
