@@ -94,18 +94,21 @@ class PlaygroundError(KbeNatError):
 
 
 class ScenarioError(KbeNatError, ValueError):
-    """A scenario of the lab contradicts itself, or is none."""
+    """A scenario of the lab contradicts itself, or is none: its first mistake, and all others."""
 
-    def __init__(self, origin: str, path: str, reason: str) -> None:
-        super().__init__(origin, path, reason)
+    def __init__(self, origin: str, path: str, reason: str, *others: tuple[str, str]) -> None:
+        super().__init__(origin, path, reason, *others)
         self.origin = origin
         """Its file or name."""
         self.path = path
         """The field, such as "services[0].backends"; empty when the whole is meant."""
         self.reason = reason
+        self.mistakes = ((path, reason), *others)
+        """Path and reason of each one."""
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.origin, self.path, self.reason)))
+        words = "; ".join(": ".join(filter(None, mistake)) for mistake in self.mistakes)
+        return ": ".join(filter(None, (self.origin, words)))
 
 
 class LabError(KbeNatError):

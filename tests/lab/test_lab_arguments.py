@@ -26,7 +26,7 @@ ALL = "random, cascade, rr, wrr, lc, wlc, p2c, mh, rendezvous, sh, ring, bounded
     [
         (
             lambda: any_lab.Assignment("foo", lab.backends(2)),
-            f"strategy.name: no strategy is named foo; there are {ALL}, modulo, jump, anchor, lcd",
+            f"strategy.name: 'foo' is none of {ALL}, modulo, jump, anchor, lcd",
         ),
         (lambda: any_lab.Assignment(7, lab.backends(2)), "strategy: a name, a Strategy or a class"),
         (

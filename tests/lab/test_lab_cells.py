@@ -244,8 +244,12 @@ def test_an_interrupted_run_is_taken_up_and_no_cell_is_measured_twice(tmp_path: 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     lab.run(scenario(), tmp_path / "run")
-    with pytest.raises(lab.LabError, match="another scenario, or with other settings"):
-        lab.run(scenario(), tmp_path / "run", seed=5)
+    with pytest.raises(lab.LabError) as error:
+        lab.run(scenario(strategies=["rr", "lc"], name="other"), tmp_path / "run", seed=5)
+    assert str(error.value) == (
+        f'{tmp_path / "run"}: holds another run: strategies was ["rr"] and is ["rr","lc"]; '
+        "seed was 1 and is 5; run into another folder (-d), or remove this one"
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter").write_text("dear")
     with pytest.raises(lab.LabError, match="not empty, and holds no run"):

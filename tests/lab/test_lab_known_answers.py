@@ -141,7 +141,7 @@ def test_a_drained_backend_gets_nothing(name: str) -> None:
 
 
 def test_what_an_assignment_refuses() -> None:
-    with pytest.raises(ArgumentError, match=r"strategy\.name: no strategy is named maglev"):
+    with pytest.raises(ArgumentError, match=r"strategy\.name: 'maglev' is none of random"):
         lab.Assignment("maglev", [])
     with pytest.raises(ArgumentError, match=r"strategy\.table_size: 10 is not prime"):
         lab.Assignment(lab.Strategy("mh", table_size=10), lab.backends(2))

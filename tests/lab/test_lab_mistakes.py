@@ -186,7 +186,7 @@ def test_json_with_a_key_twice_is_refused(tmp_path: Path) -> None:
         ({1: 2}, "scenario: one of its names is no text: expected str"),
         ({None: 1}, "scenario: one of its names is no text: expected str"),
         (
-            {"name": "x", "services": [{1: 2}], "traffic": []},
+            scenario(services=[{1: 2}]),
             "scenario: services[0]: one of its names is no text: expected str",
         ),
         (

@@ -229,7 +229,7 @@ def test_a_live_scenario_with_an_unknown_way(
     values = {"name": "x", "mode": "live", "ways": ["warp"], "measures": [{"measure": "bulk"}]}
     (tmp_path / "x.yaml").write_text(json.dumps(values))
     assert main(["lab", "validate", str(tmp_path / "x.yaml")]) == 2
-    assert "x.yaml: ways[0]: no way is named warp; there are forward, " in capsys.readouterr().err
+    assert "x.yaml: ways[0]: 'warp' is none of forward, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from kbe_nat.packets import opening
     ("changes", "message"),
     [
         ({"duration": 0}, "duration: expected float >= 1.0"),
-        ({"durations": 1}, "object contains unknown field durations"),
+        ({"durations": 1}, "'durations' is none of its fields: name, duration, "),
         ({"name": "Two Words"}, "name: is no valid name"),
         ({"services": []}, "services: expected array of length >= 1"),
         (
@@ -35,7 +35,7 @@ from kbe_nat.packets import opening
             {"services": [service(100_000) | {"count": 100}]},
             "services[0].count: more than 1,048,576",
         ),
-        ({"strategies": ["maglev"]}, "strategies[0].name: no strategy is named maglev; there are"),
+        ({"strategies": ["maglev"]}, "strategies[0].name: 'maglev' is none of random, "),
         ({"strategies": ["mh", "mh"]}, "strategies[1]: mh is there twice"),
         (
             {"strategies": [{"name": "mh", "table_size": 10}]},
@@ -46,7 +46,7 @@ from kbe_nat.packets import opening
             "strategies[0].draws: rr has no such parameter",
         ),
         ({"strategies": [{"name": "python"}]}, "strategies[0].class: is missing"),
-        ({"source_nat": ["round"]}, "source_nat[0]: invalid enum value 'round'"),
+        ({"source_nat": ["round"]}, "source_nat[0]: 'round' is none of preserve, "),
         ({"source_nat": ["random", "random"]}, "source_nat[1]: random is there twice"),
         (
             {"source_nat": [{"allocation": "random", "block_size": 10}]},
@@ -70,14 +70,14 @@ from kbe_nat.packets import opening
             "memory: none cannot translate sources back",
         ),
         ({"memory": ["jet"]}, "memory: jet needs a strategy that goes by the flow alone"),
-        ({"traffic": [traffic(service="db")]}, "traffic[0].service: no Service is named db"),
+        ({"traffic": [traffic(service="db")]}, "traffic[0].service: 'db' is none of web"),
         (
             {"traffic": [traffic(), traffic(kind="udp")]},
             "traffic[1].kind: web has TCP and UDP traffic",
         ),
         (
             {"traffic": [traffic(arrivals={"kind": "poison", "rate": 1})]},
-            "traffic[0].arrivals.kind: invalid value 'poison'",
+            "traffic[0].arrivals.kind: 'poison' is none of poisson, ",
         ),
         (
             {"traffic": [traffic(arrivals={"kind": "poisson", "rate": -1})]},
@@ -101,14 +101,14 @@ from kbe_nat.packets import opening
             {"traffic": [traffic(size={"kind": "trace"})]},
             "traffic[0].size: either a file or values",
         ),
-        ({"timeouts": {"tcp": 1}}, "timeouts.tcp: no timeout has this name"),
+        ({"timeouts": {"tcp": 1}}, "timeouts.tcp: 'tcp' is none of tcp_syn_sent, "),
         (
             {"timeline": [{"event": "node-loss", "at": 1, "node": 1}]},
             "timeline[0].node: there are 1 nodes, from 0",
         ),
         (
             {"timeline": [{"event": "scale", "at": 1, "service": "db", "backends": 1}]},
-            "timeline[0].service: no Service is named db",
+            "timeline[0].service: 'db' is none of web",
         ),
         (
             {"timeline": [{"event": "drain", "at": 1, "service": "web", "backend": 2}]},
@@ -116,7 +116,7 @@ from kbe_nat.packets import opening
         ),
         (
             {"timeline": [{"event": "strategy", "at": 1, "service": "web", "strategy": "x"}]},
-            "timeline[0].strategy.name: no strategy is named x",
+            "timeline[0].strategy.name: 'x' is none of ",
         ),
         (
             {"sweep": [{"field": "services[0]..x", "values": [1]}]},

@@ -37,7 +37,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], file: str) -> None:
     assert {"name", "question", "expect"} == set(listing["items"][0])
     assert [row["name"] for row in listing["items"]] == lab.gallery()
     assert main(["lab", "list"]) == 0
-    assert "How evenly does the page's Service split" in capsys.readouterr().out
+    assert "How evenly does a Service with two endpoints split" in capsys.readouterr().out
     assert main(["lab", "show", file, "-o", "json"]) == 0
     text = capsys.readouterr().out
     values = json.loads(text)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO
 
+import click
 import msgspec
 from click.exceptions import Exit
 
@@ -17,7 +18,7 @@ from kbe_nat.cli.flags.options import Format, OutputFormat, warn
 from kbe_nat.cli.lab_progress import run_progress
 from kbe_nat.cli.output import API_VERSION, show, show_json, show_json_rows, table
 from kbe_nat.cli.verb import VerbGroup
-from kbe_nat.errors import LabError, SettingError
+from kbe_nat.errors import FileError, KbeNatError, LabError, ScenarioError, SettingError
 from kbe_nat.lab.comparability import notes
 from kbe_nat.lab.fields import schema as scenario_schema
 from kbe_nat.lab.folder import RunFolder
@@ -26,10 +27,11 @@ from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.parallel import RESUME, Cluster, Workers
 from kbe_nat.lab.preflight import LabWarning
 from kbe_nat.lab.preflight import validate as validate_scenario
-from kbe_nat.lab.reading import KIND, AnyScenario, gallery, read_scenario
+from kbe_nat.lab.reading import KIND, AnyScenario, gallery, read_scenario, scenario_file
 from kbe_nat.lab.report import headline
 from kbe_nat.lab.report import report as pages_of
 from kbe_nat.lab.result import Result, differences, has_different_rows
+from kbe_nat.lab.runs import Watch
 from kbe_nat.lab.runs import reproduce as reproduce_run
 from kbe_nat.lab.runs import run as run_scenario
 from kbe_nat.lab.shards import merge as merge_shards
@@ -40,8 +42,25 @@ lab = VerbGroup(
     "lab", "Balancing strategies compared by simulation, and ways through a node on real packets."
 )
 
+
+class ScenarioWord(click.ParamType[str]):
+    """The name of a scenario. One that there is not is told before a flag that is missing."""
+
+    name = "scenario"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click. Raises `ScenarioError`, and `FileError` for a file that is not there."""
+        path = scenario_file(value)
+        if not path.exists():
+            raise FileError(f"{path}: No such file or directory")
+        return value
+
+
 ScenarioName = Annotated[
-    str, Argument(metavar="NAME|FILE", help="A scenario of the gallery, or a file.")
+    str,
+    Argument(
+        metavar="NAME|FILE", help="A scenario of the gallery, or a file.", type=ScenarioWord()
+    ),
 ]
 Jobs = Annotated[
     int | None, Flag("--jobs", "-j", min=1, help="Processes that run cells [default: 1].")
@@ -115,16 +134,27 @@ def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> Non
 @lab.verb()
 def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE")]) -> None:
     """Check scenarios, their traces and their strategies in Python; a wrong one ends with 2 and the
-    field's path. What has no effect is told.
+    path of each wrong field. What has no effect is told.
 
     Examples:
       kbe-nat lab validate my-scenario.yaml
     """
     sys.path.insert(0, "")
+    is_wrong = False
     for name in names:
-        doubts = validate_scenario(name)
-        show(f"{name}: {read_scenario(name)[0].name} is valid")
-        warn(*(f"{name}: {line}" for line in doubts))
+        try:
+            doubts = validate_scenario(name)
+            show(f"{name}: {read_scenario(name)[0].name} is valid")
+            warn(*(f"{name}: {line}" for line in doubts))
+        except ScenarioError as error:
+            is_wrong = True
+            each = (ScenarioError(error.origin, *mistake) for mistake in error.mistakes)
+            warn(*(" ".join(str(one).split()) for one in each))
+        except KbeNatError as error:
+            is_wrong = True
+            warn(" ".join(str(error).split()))
+    if is_wrong:
+        raise Exit(2)
 
 
 @lab.verb()
@@ -185,7 +215,7 @@ def run(
             repeats=repeats,
             jobs=workers,
             shard=part,
-            watch=watch,
+            watch=_start_told(directory, watch),
         )
     if part is not None:
         show(f"{directory}: shard {part} is finished; kbe-nat lab merge puts shards together.")
@@ -286,6 +316,22 @@ def _doubts_told() -> Iterator[None]:
 
         warnings.showwarning = tell
         yield
+
+
+def _start_told(directory: Path, watch: Watch) -> Watch:
+    """Says first what an earlier run has left in the folder."""
+    is_told = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal is_told
+        if not is_told and done == total:
+            warn(f"{directory}: this run was finished before; this is its report")
+        elif not is_told and done:
+            warn(f"{directory}: {done} of {total} cells were finished before; the run goes on")
+        is_told = True
+        watch(done, total)
+
+    return tell
 
 
 @contextmanager

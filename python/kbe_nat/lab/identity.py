@@ -6,7 +6,7 @@ runs are of one scenario if this version reads the same from both.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -55,6 +55,30 @@ def alteration(values: Mapping[str, Any], seed: int, cells: Sequence[Mapping[str
     return "the axes of its cells are those of the run: something within them differs"
 
 
+def changes(before: object, after: object, path: str = "") -> Iterator[str]:
+    """The fields in which two scenarios' values differ, with both values. What a scenario is called
+    and what it asks makes no other run.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in {**before, **after}:
+            if path or name not in WORDS:
+                place = f"{path}.{name}" if path else str(name)
+                yield from changes(before.get(name), after.get(name), place)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from changes(old, new, f"{path}[{number}]")
+    elif before != after:
+        old, new = (shorten(msgspec.json.encode(each).decode(), 80) for each in (before, after))
+        yield f"{path} was {old} and is {new}"
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, or as much of its beginning as fits, and an ellipsis."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+WORDS: Final = frozenset(("name", "question", "expect"))
+"""Fields that do not enter the hash."""
 COUNTED: Final = (("repeats", "repeat"), ("rounds", "round"))
 """Fields that say how many there are, with the column of cells that counts from 0."""
 LISTED: Final = (("strategies", "strategy", "name"), ("memory", "memory", ""))

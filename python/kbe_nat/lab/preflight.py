@@ -61,7 +61,7 @@ def named_errors(origin: Origin) -> Iterator[None]:
     except ScenarioError as error:
         if error.origin != origin.scenario.name:
             raise
-        raise ScenarioError(origin.name, error.path, error.reason) from error.__cause__
+        raise ScenarioError(origin.name, *error.args[1:]) from error.__cause__
 
 
 def validate(scenario: Source, *, classes: Classes | None = None) -> list[str]:

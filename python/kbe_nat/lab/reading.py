@@ -1,10 +1,12 @@
 """Scenarios from files, from the gallery, and from values.
 
-A mistake is one line: the file, the path of the field, and the reason.
+A mistake is the file, the path of the field, and the reason. All that can be found are told at
+once.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -14,6 +16,7 @@ from kbe_nat.errors import FileError, ScenarioError
 from kbe_nat.lab.fit import misfits
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.live.scenario import violations as live_violations
+from kbe_nat.lab.mistakes import Mistake, mistakes, none_of, without
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.validation import violations
 from kbe_nat.lab.volume import excesses
@@ -21,7 +24,6 @@ from kbe_nat.sources.manifests.documents import (
     TOO_DEEP,
     check_text,
     parse_documents,
-    reason_and_path,
 )
 from kbe_nat.sources.manifests.files import content, label
 
@@ -41,14 +43,27 @@ def read_scenario(name: str | Path) -> tuple[AnyScenario, Path]:
     """The scenario of a file, or the gallery's of this name, with the folder that paths in it begin
     at. Raises `ScenarioError`, and `FileError` for a file that cannot be read.
     """
+    path = scenario_file(name)
+    origin = path.name if path.parent == GALLERY else str(name)
+    return scenario_of(_document(path), origin), path.parent
+
+
+def scenario_file(name: str | Path) -> Path:
+    """The file that is meant by this name. A directory is no scenario: the gallery's scenario of
+    its name is meant. Raises `ScenarioError` where there is none.
+    """
     path, name = Path(name), str(name)
-    if path.exists() or "/" in name or path.suffix:
-        return scenario_of(_document(path), name), path.parent
     entry = GALLERY / f"{name}.yaml"
-    if not entry.exists():
-        names = ", ".join(gallery())
-        raise ScenarioError(name, "", f"is no file, and no scenario of the gallery: {names}")
-    return scenario_of(_document(entry), entry.name), entry.parent
+    is_word = "/" not in name and not path.suffix
+    if is_word and entry.exists() and (path.is_dir() or not path.exists()):
+        return entry
+    if is_word and not path.exists():
+        names = gallery()
+        near = get_close_matches(name.lower(), names, 3, 0.5)
+        hint = f"; the nearest is {' or '.join(near)}" if near else ""
+        reason = f"is no file, and no scenario of the gallery: {', '.join(names)}{hint}"
+        raise ScenarioError(name, "", reason)
+    return path
 
 
 def gallery() -> list[str]:
@@ -66,7 +81,7 @@ def scenario_of(document: object, origin: str = "scenario") -> AnyScenario:
     if mode == OFFLINE:
         return offline_scenario_of(document, origin)
     if mode != LIVE:
-        raise ScenarioError(origin, "mode", f"{mode!r} is none of {OFFLINE}, {LIVE}")
+        raise ScenarioError(origin, "mode", none_of(mode, (OFFLINE, LIVE)))
     return _convert(document, LiveScenario, origin)
 
 
@@ -78,14 +93,32 @@ def offline_scenario_of(document: object, origin: str = "scenario") -> Scenario:
 def _convert(document: object, kind: type[Kind], origin: str) -> Kind:
     try:
         scenario = msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        reason, path = reason_and_path(str(error))
-        hint = QUOTES if NO_TEXT.search(reason) else ""
-        raise ScenarioError(origin, path, reason + hint) from None
+    except msgspec.ValidationError:
+        found = list(mistakes(document, kind))
+        if kind is Scenario and isinstance(document, Mapping):
+            found += _contradictions(document, found)
+        raise _error(origin, found) from None
     except RecursionError:
         raise ScenarioError(origin, "", TOO_DEEP) from None
     check(scenario, origin)
     return scenario
+
+
+def _contradictions(document: Mapping[str, Any], found: Sequence[Mistake]) -> list[Mistake]:
+    """Of the fields that are not wrong in themselves."""
+    try:
+        fields = Scenario.__struct_fields__
+        return list(violations(msgspec.convert(without(document, found, fields), Scenario)))
+    except msgspec.ValidationError:
+        # Names of Services are among what is wrong.
+        return []
+
+
+def _error(origin: str, found: Sequence[Mistake]) -> ScenarioError:
+    (path, reason), *others = found
+    if len(found) > MOST:
+        others[MOST - 1 :] = [("", f"and {len(found) - MOST} more mistakes")]
+    return ScenarioError(origin, path, reason, *others)
 
 
 def with_fields(scenario: AnyScenario, **fields: object) -> AnyScenario:
@@ -103,31 +136,39 @@ def with_fields(scenario: AnyScenario, **fields: object) -> AnyScenario:
 
 
 def check(scenario: AnyScenario, origin: str = "scenario") -> None:
-    """Raises `ScenarioError` for the first contradiction."""
+    """Raises `ScenarioError` with all contradictions that can be found."""
     if isinstance(scenario, LiveScenario):
-        for path, reason in live_violations(scenario):
-            raise ScenarioError(origin, path, reason)
-        return
-    for path, reason in violations(scenario):
-        raise ScenarioError(origin, path, reason)
+        found = list(live_violations(scenario))
+    else:
+        # What follows needs names that there are.
+        found = list(violations(scenario)) or [
+            *_misfits(scenario),
+            *excesses(scenario),
+            *_sweep_mistakes(scenario, origin),
+        ]
+    if found:
+        raise _error(origin, found)
+
+
+def _misfits(scenario: Scenario) -> list[Mistake]:
     try:
-        for path, reason in misfits(scenario):
-            raise ScenarioError(origin, path, reason)
+        return list(misfits(scenario))
     except ScenarioError as error:
-        raise ScenarioError(origin, error.path, error.reason) from None
-    for path, reason in excesses(scenario):
-        raise ScenarioError(origin, path, reason)
-    if scenario.sweep:
-        _check_sweeps(scenario, origin)
+        return list(error.mistakes)
 
 
-def _check_sweeps(scenario: Scenario, origin: str) -> None:
-    """Each value alone; `kbe_nat.lab.cells` checks them together."""
+def _sweep_mistakes(scenario: Scenario, origin: str) -> Iterator[Mistake]:
+    """Of each value alone; `kbe_nat.lab.cells` checks them together."""
+    if not scenario.sweep:
+        return
     document = msgspec.to_builtins(msgspec.structs.replace(scenario, sweep=()))
     for place, sweep in enumerate(scenario.sweep):
         for value in sweep.values:
             where = f"sweep[{place}].field"
-            offline_scenario_of(with_value(document, sweep.field, value, origin, where), origin)
+            try:
+                offline_scenario_of(with_value(document, sweep.field, value, origin, where), origin)
+            except ScenarioError as error:
+                yield from error.mistakes
 
 
 def with_value(
@@ -174,9 +215,6 @@ def _document(path: Path) -> object:
     return values[0]
 
 
-NO_TEXT: Final = re.compile(r"^expected str\b.*, got (bool|int|float|null)$")
-QUOTES: Final = (
-    ": put it in quotes, since YAML reads n, y, no, yes, off, on, true and false as booleans, "
-    "7 and 1e3 as numbers, and ~ and null as nothing"
-)
 STEP: Final = re.compile(r"([a-z_]+)|\[(\d+)\]")
+MOST: Final = 20
+"""Mistakes that are told; of more, how many."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from kbe_nat.errors import ArgumentError, LabError
 from kbe_nat.lab.arguments import whole
@@ -16,7 +16,7 @@ from kbe_nat.lab.cells import cells
 from kbe_nat.lab.classes import Classes, find_classes, module_folders, module_path
 from kbe_nat.lab.execution import cell_tables
 from kbe_nat.lab.folder import FORMAT, Manifest, RowsByTable, RunFolder
-from kbe_nat.lab.identity import canonical, scenario_hash
+from kbe_nat.lab.identity import canonical, changes, scenario_hash
 from kbe_nat.lab.live.cells import live_cells
 from kbe_nat.lab.live.execution import run_live_cells, skipped_ways
 from kbe_nat.lab.live.results import live_parts
@@ -237,25 +237,29 @@ def _check_resumption(
     manifest = run.manifest()
     begun, now = manifest.machine.get("kbe_nat"), version("kbe-nat")
     if begun != now:
-        raise LabError(f"{run.path}: was begun by kbe-nat {begun}; this is {now}")
+        raise LabError(f"{run.path}: was begun by kbe-nat {begun}; this is {now}; {ELSEWHERE}")
     if manifest.scenario_hash != scenario_hash(scenario):
-        raise LabError(f"{run.path}: holds a run of another scenario, or with other settings")
+        differing = list(changes(manifest.scenario, canonical(scenario)))
+        few = "; ".join(differing[:MOST_CHANGES])
+        more = len(differing) - MOST_CHANGES
+        others = f"; {more} more fields differ" if more > 0 else ""
+        raise LabError(f"{run.path}: holds another run: {few}{others}; {ELSEWHERE}")
     before, now = (
         "the whole run" if part is None else f"shard {part}" for part in (manifest.shard, shard)
     )
     if before != now:
-        raise LabError(f"{run.path}: was begun as {before}, and this is {now}")
+        raise LabError(f"{run.path}: was begun as {before}, and this is {now}; {ELSEWHERE}")
     if manifest.skipped == work.skipped and manifest.cells != work.descriptions:
         raise LabError(
             f"{run.path}: the files of traces, or what this revision does in a cell, have changed "
-            "since the run was begun: run it into another folder"
+            f"since the run was begun; {ELSEWHERE}"
         )
     if manifest.skipped != work.skipped:
         before, after = (
             ", ".join(row["way"] for row in rows) or "none"
             for rows in (manifest.skipped, work.skipped)
         )
-        raise LabError(f"{run.path}: ways that were skipped: {before}; now: {after}")
+        raise LabError(f"{run.path}: ways that were skipped: {before}; now: {after}; {ELSEWHERE}")
 
 
 def _manifest(origin: Origin, work: Work, shard: Shard | None) -> Manifest:
@@ -273,3 +277,8 @@ def _manifest(origin: Origin, work: Work, shard: Shard | None) -> Manifest:
         skipped=work.skipped,
         shard=None if shard is None else str(shard),
     )
+
+
+MOST_CHANGES: Final = 5
+"""Fields that are named where a folder holds another run."""
+ELSEWHERE: Final = "run into another folder (-d), or remove this one"

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Final
 
 from kbe_nat._native import TIMEOUTS
+from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.scenario import (
     YEAR,
     Closed,
@@ -100,8 +101,7 @@ def _strategies(scenario: Scenario) -> Iterator[tuple[str, str]]:
 def strategy_violations(path: str, strategy: Strategy) -> Iterator[tuple[str, str]]:
     """Path and reason of each parameter that cannot be, and of a name that there is not."""
     if strategy.name not in STRATEGIES:
-        listing = ", ".join(STRATEGIES)
-        yield f"{path}.name", f"no strategy is named {strategy.name}; there are {listing}"
+        yield f"{path}.name", none_of(strategy.name, STRATEGIES)
         return
     for field, owners in PARAMETERS.items():
         if getattr(strategy, field) is not None and strategy.name not in owners.split():
@@ -114,12 +114,12 @@ def strategy_violations(path: str, strategy: Strategy) -> Iterator[tuple[str, st
 
 
 def _traffic(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    services = {service.name for service in scenario.services}
+    services = [service.name for service in scenario.services]
     protocols: dict[str, str] = {}
     for place, traffic in enumerate(scenario.traffic):
         path = f"traffic[{place}]"
         if traffic.service not in services:
-            yield f"{path}.service", f"no Service is named {traffic.service}"
+            yield f"{path}.service", none_of(traffic.service, services)
         protocol = PROTOCOLS[traffic.kind]
         if protocols.setdefault(traffic.service, protocol) != protocol:
             both = " and ".join(sorted((protocol.upper(), protocols[traffic.service].upper())))
@@ -174,7 +174,7 @@ def _distributions(path: str, traffic: Traffic) -> Iterator[tuple[str, str]]:
 
 
 def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    services = {service.name for service in scenario.services}
+    services = [service.name for service in scenario.services]
     for place, event in enumerate(scenario.timeline):
         path = f"timeline[{place}]"
         if event.at > scenario.duration:
@@ -184,7 +184,7 @@ def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
                 yield f"{path}.node", f"there are {scenario.nodes.count} nodes, from 0"
             continue
         if event.service not in services:
-            yield f"{path}.service", f"no Service is named {event.service}"
+            yield f"{path}.service", none_of(event.service, services)
             continue
         if isinstance(event, NewStrategy):
             strategy = choice(event.strategy)
@@ -202,8 +202,7 @@ def _settings(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield field, "one of them is there twice"
     for name, seconds in scenario.timeouts.items():
         if name not in TIMEOUTS:
-            listing = ", ".join(TIMEOUTS)
-            yield f"timeouts.{name}", f"no timeout has this name; there are {listing}"
+            yield f"timeouts.{name}", none_of(name, TIMEOUTS)
         elif not 0 <= seconds <= YEAR:
             yield f"timeouts.{name}", f"{seconds:g} is not from 0 to {YEAR:,} s"
     for place, sweep in enumerate(scenario.sweep):

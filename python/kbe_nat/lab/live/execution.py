@@ -18,6 +18,7 @@ from kbe_nat.lab.live.results import LiveResult
 from kbe_nat.lab.live.scenario import AnyMeasure, LiveScenario
 from kbe_nat.lab.live.ways import WAYS
 from kbe_nat.lab.live.ways.way import Way
+from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.tables import Row
 from kbe_nat.model import Snapshot
 from kbe_nat.playground.signals import Interruptions
@@ -37,11 +38,15 @@ def skipped_ways(scenario: LiveScenario) -> dict[str, str]:
 
 
 def check_ways(scenario: LiveScenario) -> None:
-    """Raises `ScenarioError` for a name that is none of the ways."""
-    for place, choice in enumerate(scenario.choices):
-        if choice.way not in WAYS:
-            reason = f"no way is named {choice.way}; there are {', '.join(WAYS)}"
-            raise ScenarioError(scenario.name, f"ways[{place}]", reason)
+    """Raises `ScenarioError` for names that are none of the ways."""
+    found = [
+        (f"ways[{place}]", none_of(choice.way, WAYS))
+        for place, choice in enumerate(scenario.choices)
+        if choice.way not in WAYS
+    ]
+    if found:
+        (path, reason), *others = found
+        raise ScenarioError(scenario.name, path, reason, *others)
 
 
 def run_live_cells(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.scenario import Name, Positive
 
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=3600)]
@@ -207,7 +208,7 @@ def violations(scenario: LiveScenario) -> Iterator[tuple[str, str]]:
     yield from _twice("services", scenario.services)
     yield from _twice("families", scenario.families)
     if scenario.base not in names:
-        yield "baseline", f"{scenario.base} is none of the ways"
+        yield "baseline", none_of(scenario.base, names)
 
 
 def _measures(path: str, measures: tuple[AnyMeasure, ...]) -> Iterator[tuple[str, str]]:
