@@ -151,8 +151,12 @@ def check(scenario: AnyScenario, origin: str = "scenario") -> None:
 
 
 def _misfits(scenario: Scenario) -> list[Mistake]:
+    """The first one of each field: the others are later moments of the same."""
     try:
-        return list(misfits(scenario))
+        first: dict[str, str] = {}
+        for path, reason in misfits(scenario):
+            first.setdefault(path, reason)
+        return list(first.items())
     except ScenarioError as error:
         return list(error.mistakes)
 
