@@ -149,7 +149,7 @@ def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE")]) -> None
         except ScenarioError as error:
             is_wrong = True
             each = (ScenarioError(error.origin, *mistake) for mistake in error.mistakes)
-            warn(*(" ".join(str(one).split()) for one in each))
+            warn(*(" ".join(str(single).split()) for single in each))
         except KbeNatError as error:
             is_wrong = True
             warn(" ".join(str(error).split()))

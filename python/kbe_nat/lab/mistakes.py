@@ -29,24 +29,24 @@ def mistakes(value: object, kind: Any, path: str = "") -> Iterator[Mistake]:  # 
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        found = list(_inner(value, kind, path))
-        if not found:
+        errors = list(_inner(value, kind, path))
+        if not errors:
             reason, place = reason_and_path(str(error))
             hint = QUOTES if NO_TEXT.search(reason) else ""
-            found = [(_joined(path, place), reason + hint)]
-        yield from found
+            errors = [(_joined(path, place), reason + hint)]
+        yield from errors
 
 
-def without(values: Mapping[str, Any], found: Iterable[Mistake], fields: Iterable[str]) -> Any:  # noqa: ANN401
+def without(values: Mapping[str, Any], errors: Iterable[Mistake], fields: Iterable[str]) -> Any:  # noqa: ANN401
     """A scenario's values with something harmless in the place of its wrong fields, which are those
     of the mistakes and all unknown ones. Contradictions of the result are the scenario's own.
     """
-    paths = [path for path, _ in found]
+    paths = [path for path, _ in errors]
     wrong = {TOP.split(path, maxsplit=1)[0] for path in paths}
     if "nodes" in wrong:
         # Losses of nodes name some of them.
         wrong.add("timeline")
-    left = {name: value for name, value in values.items() if name in fields and name not in wrong}
+    sound = {name: value for name, value in values.items() if name in fields and name not in wrong}
     services = values.get("services")
     rows = services if isinstance(services, list | tuple) else ()
     names = [row.get("name") for row in rows if isinstance(row, Mapping)]
@@ -66,11 +66,11 @@ def without(values: Mapping[str, Any], found: Iterable[Mistake], fields: Iterabl
         is_known = not any(KIND.match(path) for path in paths) if field == "traffic" else True
         if places and is_known and not (field == "timeline" and "nodes" in wrong):
             assert isinstance(items, list | tuple)
-            left[field] = [
+            sound[field] = [
                 _harmless(field, place, item, names) if place in places else item
                 for place, item in enumerate(items)
             ]
-    return whole | left
+    return whole | sound
 
 
 def _harmless(field: str, place: int, item: object, names: list[Any]) -> dict[str, Any]:

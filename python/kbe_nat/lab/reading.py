@@ -94,30 +94,30 @@ def _convert(document: object, kind: type[Kind], origin: str) -> Kind:
     try:
         scenario = msgspec.convert(document, kind)
     except msgspec.ValidationError:
-        found = list(mistakes(document, kind))
+        errors = list(mistakes(document, kind))
         if kind is Scenario and isinstance(document, Mapping):
-            found += _contradictions(document, found)
-        raise _error(origin, found) from None
+            errors += _contradictions(document, errors)
+        raise _error(origin, errors) from None
     except RecursionError:
         raise ScenarioError(origin, "", TOO_DEEP) from None
     check(scenario, origin)
     return scenario
 
 
-def _contradictions(document: Mapping[str, Any], found: Sequence[Mistake]) -> list[Mistake]:
+def _contradictions(document: Mapping[str, Any], errors: Sequence[Mistake]) -> list[Mistake]:
     """Of the fields that are not wrong in themselves."""
     try:
         fields = Scenario.__struct_fields__
-        return list(violations(msgspec.convert(without(document, found, fields), Scenario)))
+        return list(violations(msgspec.convert(without(document, errors, fields), Scenario)))
     except msgspec.ValidationError:
         # Names of Services are among what is wrong.
         return []
 
 
-def _error(origin: str, found: Sequence[Mistake]) -> ScenarioError:
-    (path, reason), *others = found
-    if len(found) > MOST:
-        others[MOST - 1 :] = [("", f"and {len(found) - MOST} more mistakes")]
+def _error(origin: str, errors: Sequence[Mistake]) -> ScenarioError:
+    (path, reason), *others = errors
+    if len(errors) > MOST:
+        others[MOST - 1 :] = [("", f"and {len(errors) - MOST} more mistakes")]
     return ScenarioError(origin, path, reason, *others)
 
 
@@ -138,16 +138,16 @@ def with_fields(scenario: AnyScenario, **fields: object) -> AnyScenario:
 def check(scenario: AnyScenario, origin: str = "scenario") -> None:
     """Raises `ScenarioError` with all contradictions that can be found."""
     if isinstance(scenario, LiveScenario):
-        found = list(live_violations(scenario))
+        errors = list(live_violations(scenario))
     else:
         # What follows needs names that there are.
-        found = list(violations(scenario)) or [
+        errors = list(violations(scenario)) or [
             *_misfits(scenario),
             *excesses(scenario),
             *_sweep_mistakes(scenario, origin),
         ]
-    if found:
-        raise _error(origin, found)
+    if errors:
+        raise _error(origin, errors)
 
 
 def _misfits(scenario: Scenario) -> list[Mistake]:

@@ -39,13 +39,13 @@ def skipped_ways(scenario: LiveScenario) -> dict[str, str]:
 
 def check_ways(scenario: LiveScenario) -> None:
     """Raises `ScenarioError` for names that are none of the ways."""
-    found = [
+    errors = [
         (f"ways[{place}]", none_of(choice.way, WAYS))
         for place, choice in enumerate(scenario.choices)
         if choice.way not in WAYS
     ]
-    if found:
-        (path, reason), *others = found
+    if errors:
+        (path, reason), *others = errors
         raise ScenarioError(scenario.name, path, reason, *others)
 
 
