@@ -86,6 +86,9 @@ def test_strategies_stay_over_new_objects() -> None:
     assert made.set_strategy("default/web", Strategy.ROUND_ROBIN) == 1
     made.apply(snapshot("10.0.0.1", "10.0.0.2"))
     assert made.plan.ports[0].strategy is Strategy.ROUND_ROBIN
+    assert made.set_strategy("default/web", None) == 1
+    made.apply(snapshot("10.0.0.1"))
+    assert {port.strategy for port in made.plan.ports} == {Strategy.RANDOM}, "as the objects say"
     with pytest.raises(NotFoundError, match='services "default/other" not found'):
         made.set_strategy("default/other", Strategy.ROUND_ROBIN)
 

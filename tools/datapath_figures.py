@@ -148,8 +148,13 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     yield "```"
     yield ""
     yield f"A packet to no Service pays {dearer:.0f} ns more on each device where `cached` serves."
-    yield "Here it hands packets straight into local pods. As towards an uplink, by link headers,"
-    yield f"the cache takes {uplink['ratio_p50']:.2f} times nft DNAT's."
+    yield "The price of `cached` is that of a packet into a local pod, which is handed to the pod's"
+    yield "end of the veth pair. Towards an uplink, by link headers, it is"
+    yield f"{figure(uplink['least'])} ns, {uplink['ratio_p50']:.2f} times nft DNAT's."
+    yield ""
+    every, first = (connects["1"][way]["p99_us"] for way in ("every-packet", "first-packet"))
+    yield "The slowest hundredth of connections (p99) takes, to open, in times nft DNAT's:"
+    yield f"`every-packet` {every['ratio_p50']:.0f}, `first-packet` {first['ratio_p50']:.1f}."
 
 
 def opening(way: str, path: str, connects: Figures) -> str:

@@ -15,7 +15,8 @@ import msgspec
 
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.settings import Settings
-from kbe_nat.datapath.detect import cache_refusal, choose, spread_refusal
+from kbe_nat.daemon.singleton import is_proxy_here
+from kbe_nat.datapath.detect import cache_refusal, choose, present, spread_refusal
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
 from kbe_nat.errors import KbeNatError, QueueError
@@ -56,7 +57,17 @@ def diagnose() -> Iterator[Check]:
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
     privilege = _privilege()
     yield privilege
-    for check in (_queue(), _rules(), _datapath(), _flow_cache(), _standbys(), _kube_proxy()):
+    runs, remains = _daemon()
+    for check in (
+        runs,
+        remains,
+        _queue(),
+        _rules(),
+        _datapath(),
+        _flow_cache(),
+        _standbys(),
+        _kube_proxy(),
+    ):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
             yield msgspec.structs.replace(check, remedy="ask again with the privilege")
@@ -128,6 +139,24 @@ def _privilege() -> Check:
     return Check(
         "privilege", State.FAILED, "no CAP_NET_ADMIN", "run as root, or give it this capability"
     )
+
+
+def _daemon() -> tuple[Check, Check]:
+    """Whether a proxy runs in this network namespace, and whether rules of one are in force."""
+    try:
+        is_running = is_proxy_here()
+        rules = present(Commands())
+    except KbeNatError as error:
+        refusal = Check("daemon", State.NOTE, str(error))
+        return refusal, msgspec.structs.replace(refusal, name="our rules")
+    runs = Check("daemon", State.OK, f"{'a' if is_running else 'no'} kbe-nat proxy runs here")
+    if not rules:
+        return runs, Check("our rules", State.OK, "none are in the kernel")
+    found = f"in the kernel: {', '.join(rules)}"
+    if is_running:
+        return runs, Check("our rules", State.OK, found)
+    remedy = "start kbe-nat proxy, or take them away by kbe-nat proxy --cleanup"
+    return runs, Check("our rules", State.NOTE, f"{found}, and no daemon listens", remedy)
 
 
 def _queue() -> Check:

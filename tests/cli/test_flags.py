@@ -353,6 +353,7 @@ def test_what_kube_proxy_would_refuse_no_verb_takes(
         *(("get", kind) for kind in ("services", "endpoints", "flows", "rules", "stats", "status")),
         ("describe", "service", "default/web"),
         ("strategy", "set", "default/web", "wlc"),
+        ("strategy", "unset", "default/web"),
         ("drain", "10.0.0.1"),
         ("drain", "10.0.0.1", "--deadline", "5", "--no-wait"),
         ("drain", "10.0.0.1", "--undo"),

@@ -135,6 +135,7 @@ def test_names_namespaces_and_labels_select(
         (("decisions", "wbe"), 'services "default/wbe"'),
         (("decisions", "--service", "shop/wbe"), 'services "shop/wbe"'),
         (("strategy", "set", "wbe", "rr"), 'services "default/wbe"'),
+        (("strategy", "unset", "wbe"), 'services "default/wbe"'),
         (("top", "wbe", "--iterations", "1"), 'endpoints "default/wbe"'),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",

@@ -80,6 +80,19 @@ def test_narrow_lists_keep_what_matters_most(socket: Path) -> None:
         assert rows and all(len(row) <= 60 and "…" not in row for row in rows)
 
 
+def test_columns_without_room_are_named(socket: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(columns: int, *words: str) -> str:
+        capfd.readouterr()
+        on_terminal(["get", "svc", *words], columns, KBE_NAT_SOCKET=str(socket))
+        return capfd.readouterr().err
+
+    assert said(200) == said(60, "-o", "wide") == ""
+    assert said(80) == (
+        "kbe-nat: no room for external-ip, strategy: -o wide shows them, a pipe too\n"
+    )
+    assert "no room for type, external-ip, strategy" in said(60)
+
+
 @pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 @pytest.mark.parametrize(
     "words",

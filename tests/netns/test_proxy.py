@@ -238,11 +238,30 @@ def test_f12_a_dry_run_changes_nothing_and_cleanup_removes_what_a_killed_one_lef
     assert (f"{timeout} = 77  # was {seconds}\n" in done.stdout) == is_kernels
     assert daemon.cluster.node.call("sysctl", "-n", timeout).strip() == seconds
     assert kernel_rules(daemon.cluster) == before
+    assert diagnosed(daemon) == ("no kbe-nat proxy runs here", "ok", "none are in the kernel")
     daemon.start()
+    runs, state, found = diagnosed(daemon)
+    assert (runs, state) == ("a kbe-nat proxy runs here", "ok")
     daemon.end(signal.SIGKILL)
     assert kernel_rules(daemon.cluster) != before
-    assert daemon.run("--cleanup").returncode == 0
+    assert diagnosed(daemon) == (
+        "no kbe-nat proxy runs here",
+        "note",
+        f"{found}, and no daemon listens",
+    )
+    done = daemon.run("--cleanup")
+    assert done.returncode == 0
+    left = "table ip kbe-nat-translation-" if is_kernels else "every-packet's rules of "
+    assert f"removed: {left}" in done.stdout
     assert kernel_rules(daemon.cluster) == before
+    assert daemon.run("--cleanup").stdout == "no rules of kbe-nat were here\n"
+
+
+def diagnosed(daemon: Daemon) -> tuple[str, str, str]:
+    """What doctor says of the daemon, and of rules that are in force."""
+    checks = json.loads(daemon.cluster.node.call(*COMMAND, "doctor", "-o", "json"))["items"]
+    rows = {check["name"]: check for check in checks}
+    return rows["daemon"]["found"], rows["our rules"]["state"], rows["our rules"]["found"]
 
 
 def repairs(daemon: Daemon) -> int:
@@ -362,6 +381,9 @@ def test_strategies_and_drains_while_it_runs(daemon: Daemon) -> None:
     for _ in range(4):
         curl(daemon.cluster)
     assert [row["flows"] for row in daemon.get("endpoints")] == [2, 2]
+    assert "as its annotation or" in daemon.ask("strategy", "unset", "default/simpleservice")
+    assert [row["strategy"] for row in daemon.get("services")] == ["random"]
+    daemon.ask("strategy", "set", "default/simpleservice", "rr")
     # The two that it had are over, though connection tracking still knows them.
     assert ": 0 connections left" in daemon.ask("drain", "172.17.0.3", "--no-wait")
     assert [row["state"] for row in daemon.get("endpoints")] == ["draining", ""]
@@ -405,18 +427,22 @@ def test_what_it_tells(daemon: Daemon) -> None:
     is_counted = daemon.datapath is DatapathKind.EVERY_PACKET
     assert ("packets=" in listed) == is_counted
     assert (daemon.get("endpoints")[0]["bytes"] is not None) == is_counted
+    for verb in (("top", "--iterations", "1", "-d", "0.1"), ("ipvs", "--stats")):
+        has_hint = "sysctl -w net.netfilter.nf_conntrack_acct=1" in daemon.ask_all(*verb).stderr
+        assert has_hint != is_counted
     assert ("Bytes:" in daemon.ask("describe", "service", "simpleservice")) and daemon.ask(
         "get", "flows", "-o", "wide"
     )
     daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_acct", "1")
     curl(daemon.cluster)
+    assert daemon.ask_all("ipvs", "--stats").stderr == ""
     assert "packets=" in daemon.ask("conntrack", "-L", "-p", "tcp", "--dport", "80")
     assert daemon.ask("conntrack", "-L", "--dport", "81") == ""
     assert daemon.ask("conntrack", "-L", "-s", "10.0.2.0/24") != ""
     assert daemon.ask("conntrack", "-C") == "2\n"
     assert daemon.ask("conntrack", "-D", "-s", "10.0.2.100").count("src=10.0.2.100") == 2
     assert "Endpoints:" in daemon.ask("describe", "service", "simpleservice")
-    assert "connections" in daemon.ask("top", "--delay", "0.1")
+    assert "connections" in daemon.ask("top", "--delay", "0.1", "--iterations", "1")
     assert QUEUEING[daemon.datapath] in daemon.ask("get", "rules")
     assert [own["number"] for own in daemon.get("stats")["queues"]] == list(daemon.queues)
     told = json.loads(

@@ -139,6 +139,9 @@ def conntrack(
 ) -> int:
     """List, watch, count or end connections, in the format of conntrack-tools.
 
+    With first-packet -E shows NEW and DESTROY alone, each with the state of its moment: what comes
+    between, the kernel tells its own conntrack -E. With every-packet UPDATE comes too.
+
     Examples:
       kbe-nat conntrack -L -p tcp --dport 80
       kbe-nat conntrack -L -f ipv4 -s 10.0.0.0/8 -u ASSURED -o extended,id

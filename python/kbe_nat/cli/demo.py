@@ -30,7 +30,6 @@ from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.privileges import ensure_root
 from kbe_nat.playground.signals import Interruptions
 from kbe_nat.playground.world import World
-from kbe_nat.rules.rule import DatapathKind
 
 FOLDER: Final = Path(place.__file__).parent
 """In the environment of the demo that runs in a user namespace which it made itself."""
@@ -88,10 +87,7 @@ def demo(
     started = time.monotonic()
     with Interruptions() as interruptions:
         try:
-            # Every answer comes by packets that went through the engine.
-            walk.world.up(
-                "--seed", str(seed), "--strategy", strategy, "--datapath", DatapathKind.EVERY_PACKET
-            )
+            walk.world.up("--seed", str(seed), "--strategy", strategy)
             with interruptions.obey():
                 result = walk.page(requests, strategy, seed)
         finally:

@@ -9,8 +9,9 @@ from typing import Annotated, Final, TypeAlias
 
 from kbe_nat import __version__
 from kbe_nat.cli.flags.flag import Flag
-from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.flags.options import Socket, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
+from kbe_nat.cli.output import UNCOUNTED
 from kbe_nat.cli.verb import HabitCommand, verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow, EndpointRow, FlowRow, FrontendRow, Pair
@@ -200,6 +201,8 @@ def _print_counters(
     socket: Path, rows: list[DescriptionRow], chosen: VirtualServer | None, *, is_rate: bool
 ) -> None:
     names = RATES if is_rate else TOTALS
+    if any(row.packets is None for row in rows):
+        warn(UNCOUNTED)
     print(f"{'Prot LocalAddress:Port':<32}" + "".join(f"{name:>9}" for name in names))
     print("  -> RemoteAddress:Port")
     before: dict[object, Counts] = {}

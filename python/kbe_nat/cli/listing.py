@@ -132,6 +132,10 @@ class Listing(Generic[_Row]):
             return
         for line in _lines(table, settings):
             print(line)
+        left_out = table.left_out(terminal_width())
+        if left_out:
+            sys.stdout.flush()
+            warn(f"no room for {', '.join(left_out)}: -o wide shows them, a pipe too")
 
     def _watch(self, look: Callable[[], Iterable[_Row]], settings: ListingSettings) -> None:
         """Rows that are new, have changed or are gone, once in a while."""

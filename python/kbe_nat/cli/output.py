@@ -105,5 +105,10 @@ def connect(times: Quantiles | None) -> list[str]:
     return [f"{each:.0f} ms" if each >= 10 else f"{each:.2g} ms" for each in milliseconds]
 
 
+UNCOUNTED: Final = (
+    "packets and bytes are not counted; from now on they are by"
+    " `sysctl -w net.netfilter.nf_conntrack_acct=1`"
+)
+"""Where the kernel carries connections, and its conntrack does not count."""
 API_VERSION: Final = "kbe-nat.io/v1"
 """Of what `-o json` prints; it changes when a field goes or gets another meaning."""

@@ -60,9 +60,9 @@ KINDS_LISTED: Final = tuple(VIEWS)
 def up(
     state: StateFolder = STATE,
     datapath: Annotated[
-        DatapathKind,
-        Flag(help="As of `kbe-nat proxy`; here every packet goes through the engine."),
-    ] = DatapathKind.EVERY_PACKET,
+        DatapathKind | None,
+        Flag(help="As of `kbe-nat proxy`: without it first-packet where the kernel can do it."),
+    ] = None,
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace.
 
@@ -78,7 +78,7 @@ def up(
     world = World(state)
     with Interruptions() as interruptions:
         try:
-            world.up("--datapath", datapath)
+            world.up(*(["--datapath", datapath] if datapath else []))
             with interruptions.obey():
                 print(
                     f"The node is {world.node.name}, the client {world.client.name}; "

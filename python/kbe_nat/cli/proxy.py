@@ -104,7 +104,8 @@ def proxy(
     if cleanup_kube_proxy:
         print(clean_up_kube_proxy(Commands(), is_dry=dry_run), end="")
     elif cleanup:
-        clean_up(settings)
+        remains = clean_up(settings)
+        print("\n".join(f"removed: {each}" for each in remains) or "no rules of kbe-nat were here")
     elif dry_run:
         print(build(settings).render(warn), end="")
     else:

@@ -1,6 +1,7 @@
-"""`kbe-nat strategy set`: another way to choose backends, while connections stay."""
+"""`kbe-nat strategy set` and `unset`: another way to choose backends, while connections stay."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeAlias
 
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.listing import NAMESPACE_FLAG
@@ -11,32 +12,52 @@ from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.model import Strategy
 
 strategy = VerbGroup("strategy", "How backends are chosen.")
+Service: TypeAlias = Annotated[
+    str,
+    Argument(
+        help="NAMESPACE/NAME for all its ports, or NAMESPACE/NAME:PORT; in namespace default"
+        " NAME is enough.",
+        type=ServiceName(),
+    ),
+]
 
 
 @strategy.verb("set")
 def set_strategy(
-    service: Annotated[
-        str,
-        Argument(
-            help="NAMESPACE/NAME for all its ports, or NAMESPACE/NAME:PORT; in namespace default"
-            " NAME is enough.",
-            type=ServiceName(),
-        ),
-    ],
+    service: Service,
     name: Annotated[Strategy, Argument(help="The strategy.")],
     namespace: Annotated[str, NAMESPACE_FLAG] = "",
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Choose the backends of a Service in another way from now on; connections and affinity
-    stay.
+    stay. It lasts until kbe-nat strategy unset, or the end of the daemon.
 
     Examples:
       kbe-nat strategy set svc/web wlc
       kbe-nat strategy set shop/web:http p2c
     """
+    _set(service, namespace, name, socket)
+
+
+@strategy.verb("unset")
+def unset_strategy(
+    service: Service,
+    namespace: Annotated[str, NAMESPACE_FLAG] = "",
+    socket: Socket = DEFAULT_SOCKET,
+) -> None:
+    """Choose the backends of a Service as its annotation says again, or as all others'.
+
+    Examples:
+      kbe-nat strategy unset svc/web
+    """
+    _set(service, namespace, None, socket)
+
+
+def _set(service: str, namespace: str, name: Strategy | None, socket: Path) -> None:
     service = in_namespace(service, namespace)
     (ports,) = ask(socket, "strategy", int, service=service, strategy=name)
-    print(f"{service}: {name} ({ports} service port{'s' if ports != 1 else ''})")
+    chosen = name or "as its annotation or --strategy says"
+    print(f"{service}: {chosen} ({ports} service port{'s' if ports != 1 else ''})")
 
 
 @strategy.verb("list")

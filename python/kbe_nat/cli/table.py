@@ -48,7 +48,7 @@ class Table:
         they are.
         """
         rows = [self._columns, *self._rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = self._widths()
         places = fitting(widths, self._spare, self._gap, width)
         first_number = len(widths) - self._right
         last_start = sum(widths[place] + self._gap for place in places[:-1])
@@ -70,6 +70,15 @@ class Table:
                 yield from (f"{'':{last_start}}{other}" for other in others)
             else:
                 yield cut(f"{head}{last}".rstrip(), width, last_start)
+
+    def left_out(self, width: int | None) -> list[str]:
+        """The names of the columns for which a terminal of this width has no room."""
+        places = fitting(self._widths(), self._spare, self._gap, width)
+        return [name for place, name in enumerate(self._columns) if place not in places]
+
+    def _widths(self) -> list[int]:
+        rows = [self._columns, *self._rows]
+        return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def fitting(widths: Sequence[int], spare: Sequence[int], gap: int, width: int | None) -> list[int]:

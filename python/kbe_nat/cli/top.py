@@ -8,10 +8,10 @@ from typing import Annotated, TypeAlias
 
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.listing import SELECTION_FLAGS, SelectionSettings
-from kbe_nat.cli.flags.options import Socket
+from kbe_nat.cli.flags.options import Socket, warn
 from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.listing import selection_parameters
-from kbe_nat.cli.output import show, table, text_of
+from kbe_nat.cli.output import UNCOUNTED, show, table, text_of
 from kbe_nat.cli.table import Table
 from kbe_nat.cli.terminal import is_drawn_on
 from kbe_nat.cli.verb import verb
@@ -48,6 +48,8 @@ def top(
     """
     wanted = selection_parameters(selection, names)
     before = _look(socket, wanted)
+    if not _is_counted(before):
+        warn(UNCOUNTED)
     remaining = looks or -1
     if not is_drawn_on():
         gap: list[str] = []
@@ -79,13 +81,17 @@ def _look(socket: Socket, wanted: dict[str, object]) -> dict[_Key, EndpointRow]:
     return {(row.service, row.backend): row for row in rows}
 
 
+def _is_counted(rows: dict[_Key, EndpointRow]) -> bool:
+    return all(row.packets is not None for row in rows.values())
+
+
 def _view(
     before: dict[_Key, EndpointRow],
     now: dict[_Key, EndpointRow],
     seconds: float,
     rows: int,
 ) -> Table:
-    is_counted = all(row.packets is not None for row in (*now.values(), *before.values()))
+    is_counted = _is_counted(now) and _is_counted(before)
 
     def growth(key: _Key, value: Callable[[EndpointRow], int]) -> float:
         return (value(now[key]) - value(before.get(key, now[key]))) / seconds

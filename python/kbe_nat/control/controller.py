@@ -159,10 +159,10 @@ class Controller:
                 self._put_in_force(PlanDelta(self.plan, self.plan))
             return self.datapath.repair() if self._is_installed else ()
 
-    def set_strategy(self, service: str, strategy: Strategy) -> int:
+    def set_strategy(self, service: str, strategy: Strategy | None) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way
-        from now on; flows and affinity stay. Returns how many ports that were. Raises
-        `NotFoundError` for a name that none has.
+        from now on, with None as the annotation or the strategy of all says; flows and affinity
+        stay. Returns how many ports that were. Raises `NotFoundError` for a name that none has.
         """
         with self._lock:
             ports = self._ports_of(service)

@@ -49,9 +49,13 @@ class Overrides:
         self.kernel_ports: frozenset[str] = frozenset()
         """Service ports for which the kernel chooses, of those that leave it open."""
 
-    def set_strategy(self, ports: Iterable[PlannedPort], strategy: Strategy) -> None:
-        """Choose the backends of these ports so."""
-        self._strategies |= {port.name: strategy for port in ports}
+    def set_strategy(self, ports: Iterable[PlannedPort], strategy: Strategy | None) -> None:
+        """Choose the backends of these ports so; None: as their objects say."""
+        for port in ports:
+            if strategy is None:
+                self._strategies.pop(port.name, None)
+            else:
+                self._strategies[port.name] = strategy
 
     def apply_to(self, port: PlannedPort) -> PlannedPort:
         """The port as operators want it. Cost: linear in its backends, however many drains there

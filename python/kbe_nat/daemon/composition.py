@@ -119,12 +119,12 @@ def _rivals(settings: Settings, commands: Commands) -> tuple[str, ...]:
     return () if is_agreed else kube_proxy_rules(commands)
 
 
-def clean_up(settings: Settings) -> None:
-    """Remove what a daemon with these settings has left in the kernel. Raises `ControlError` while
-    one runs, `RulesError`.
+def clean_up(settings: Settings) -> list[str]:
+    """Remove what a daemon with these settings has left in the kernel. Returns what that was, for
+    people. Raises `ControlError` while one runs, `RulesError`.
     """
     with only_proxy():
-        detect.clean_up(Commands(), settings.marks.marks)
+        return detect.clean_up(Commands(), settings.marks.marks)
 
 
 def initialise(settings: Settings) -> None:

@@ -70,7 +70,7 @@ class _Packet(_Parameters, frozen=True):
 
 class _Strategy(_Parameters, frozen=True):
     service: Text
-    strategy: Text
+    strategy: Text | None
 
 
 class _Backend(_Parameters, frozen=True):

@@ -35,6 +35,16 @@ def only_proxy() -> Iterator[None]:
         yield
 
 
+def is_proxy_here() -> bool:
+    """Whether a process is the proxy of this network namespace. Raises `ControlError` without the
+    privilege to see it.
+    """
+    try:
+        return QUEUE in queue_counters()
+    except PermissionError:
+        raise ControlError("only root sees who listens to packet queues") from None
+
+
 def _bind(holder: socket.socket) -> int:
     """Binds `QUEUE`, to which no packets are sent; the error's number, or 0."""
     holder.settimeout(SECONDS)

@@ -314,11 +314,12 @@ class Verbs:
             raise ControlError("the packet is not hexadecimal") from None
         yield explain_live(self._controller, content, device)
 
-    def strategy(self, service: str, strategy: str) -> Iterator[int]:
-        """Choose backends in another way. Yields the number of service ports."""
-        if strategy not in list(Strategy):
+    def strategy(self, service: str, strategy: str | None) -> Iterator[int]:
+        """Choose backends in another way; None: as before. Yields the number of service ports."""
+        if strategy is not None and strategy not in list(Strategy):
             raise ControlError(f"{strategy!r} is no strategy; there are {', '.join(Strategy)}")
-        yield self._controller.set_strategy(qualified(service), Strategy(strategy))
+        wanted = None if strategy is None else Strategy(strategy)
+        yield self._controller.set_strategy(qualified(service), wanted)
 
     def drain(
         self, backend: str, seconds: float | None = None, is_followed: bool = True

@@ -8,6 +8,7 @@ what first-packet needs, and programs on devices (tcx); it is taken where it is 
 from kbe_nat._native import FlowCache, NftTables, probe_flows
 from kbe_nat.errors import ConntrackError, FlowCacheError, RulesError
 from kbe_nat.rules.commands import Runner
+from kbe_nat.rules.installer import present as present_rules
 from kbe_nat.rules.installer import remove_rules
 from kbe_nat.rules.nat_program import NatProgram
 from kbe_nat.rules.rule import DatapathKind, Marks
@@ -57,7 +58,18 @@ def cache_refusal() -> str:
     return ""
 
 
-def clean_up(runner: Runner, marks: Marks) -> None:
-    """Remove the tables and rules that a run of either datapath has left. Raises `RulesError`."""
+def present(runner: Runner) -> list[str]:
+    """The tables and rules in the kernel of a run of any datapath, for people. Raises
+    `RulesError`.
+    """
+    return [*NatProgram(runner, NftTables(), Marks()).present(), *present_rules(runner)]
+
+
+def clean_up(runner: Runner, marks: Marks) -> list[str]:
+    """Remove the tables and rules that a run of any datapath has left. Returns what these were, for
+    people. Raises `RulesError`.
+    """
+    remains = present(runner)
     NatProgram(runner, NftTables(), marks).remove()
     remove_rules(runner)
+    return remains

@@ -126,6 +126,25 @@ def remove_rules(runner: Runner) -> None:
         installer.remove()
 
 
+def present(runner: Runner) -> list[str]:
+    """The installers whose rules of the every-packet datapath are in the kernel, of any run, for
+    people. Raises `RulesError`.
+    """
+    return [
+        f"every-packet's rules of {name}"
+        for name, installer in _installers(runner)
+        if _is_present(installer)
+    ]
+
+
+def _is_present(installer: RuleInstaller) -> bool:
+    try:
+        installer.require_commands()
+    except RulesError:
+        return False
+    return installer.is_present()
+
+
 def _installers(runner: Runner) -> Iterator[tuple[InstallerName, RuleInstaller]]:
     """The installer of every name, the preferred one first."""
     for name in InstallerName:

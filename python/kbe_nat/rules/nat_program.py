@@ -283,6 +283,12 @@ class NatProgram:
         """Whether there is a table of ours, of any run."""
         return bool(self._present_tables())
 
+    def present(self) -> list[str]:
+        """The tables of any run, as nft names them."""
+        return [
+            f"table {FAMILIES[family]} {table.name}" for family, table, _ in self._present_tables()
+        ]
+
     def render(self, wanted: Iterable[NatTable]) -> str:
         """The text of what `install` would put into a kernel without tables of ours."""
         rules = ", ".join((*QUEUE_CHAINS, DNAT_CHAIN, f"classes of {CHOICE_CHAIN}"))
