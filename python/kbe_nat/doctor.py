@@ -152,11 +152,11 @@ def _daemon() -> tuple[Check, Check]:
     runs = Check("daemon", State.OK, f"{'a' if is_running else 'no'} kbe-nat proxy runs here")
     if not rules:
         return runs, Check("our rules", State.OK, "none are in the kernel")
-    found = f"in the kernel: {', '.join(rules)}"
+    finding = f"in the kernel: {', '.join(rules)}"
     if is_running:
-        return runs, Check("our rules", State.OK, found)
+        return runs, Check("our rules", State.OK, finding)
     remedy = "start kbe-nat proxy, or take them away by kbe-nat proxy --cleanup"
-    return runs, Check("our rules", State.NOTE, f"{found}, and no daemon listens", remedy)
+    return runs, Check("our rules", State.NOTE, f"{finding}, and no daemon listens", remedy)
 
 
 def _queue() -> Check:
