@@ -41,8 +41,8 @@ impl Updates {
         Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
     }
 
-    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`. Events have a
-    /// millisecond to gather, which doubts and calls cut short.
+    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`. Events have
+    /// a millisecond to gather, which doubts and calls cut short.
     ///
     /// # Errors
     /// The system's.
