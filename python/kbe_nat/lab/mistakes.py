@@ -39,7 +39,7 @@ def mistakes(value: object, kind: Any, path: str = "") -> Iterator[Mistake]:  # 
 
 def without(
     values: Mapping[str, Any], errors: Iterable[Mistake], fields: Iterable[str]
-) -> Any:  # noqa: ANN401
+) -> dict[str, Any]:
     """A scenario's values with something harmless in the place of its wrong fields, which are those
     of the mistakes and all unknown ones. Contradictions of the result are the scenario's own.
     """
