@@ -137,6 +137,7 @@ def path(verbs: Verbs, tmp_path: Path) -> Iterator[Path]:
 def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
     asked: dict[str, dict[str, Any]] = {
         "describe": {"names": ["default/web"]},
+        "names": {"kind": "services"},
         "explain": {"packet": SYN.hex()},
         "strategy": {"service": "default/web", "strategy": "rr"},
         "drain": {"backend": "10.0.0.1", "is_followed": False},

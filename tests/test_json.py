@@ -59,7 +59,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         (
             "get stats",
             "actions causes flows assured affinities expired evicted truncated leased_ports"
-            " most_leased_ports leasable_ports kernel queues",
+            " most_leased_ports leasable_ports kernel uncached_devices queues",
         ),
         (
             "get status",
