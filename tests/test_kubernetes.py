@@ -88,10 +88,12 @@ def test_events_wait_for_the_server_and_are_counted(server: LiveServer, tmp_path
         eventually(lambda: server.api.events)
         queue.record(Event(("Service", "default", "a"), "ObjectRefused", "Read", "spec: no"))
         eventually(lambda: len(server.api.events) > 1)
+        durations, requests, outcomes = queue.metrics.values()
+        # Outcomes are counted once the server's answer has come.
+        eventually(lambda: [count for *_, count in outcomes.samples()] == [2])
     finally:
         source.close()
     assert [each["reason"] for each in server.api.events] == ["Starting", "ObjectRefused"]
-    durations, requests, outcomes = queue.metrics.values()
     posts = [
         (labels["code"], count)
         for _, labels, count in requests.samples()
