@@ -143,14 +143,16 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     yield drawn(f"the same among {int(many):,} Services", "", "connect µs", "x nft DNAT")
     for way in connects[many]:
         yield opening(way, "", connects[many])
-    uplink, others = established["uplink"]["udp"], established["others"]["udp"]
-    dearer = (established["others-cached"]["udp"]["least"] - others["least"]) / 2
+    peer, uplink = established[PEER]["udp"], established["uplink"]["udp"]
+    among, before = (established[way]["udp"]["ratio_p50"] for way in ("others-cached", "others"))
+    # It passes two devices.
+    dearer = price(peer, (among - before) / 2)
     yield "```"
     yield ""
-    yield f"A packet to no Service pays {dearer:.0f} ns more on each device where `cached` serves."
+    yield f"A packet to no Service pays {dearer} ns more on each device where `cached` serves."
     yield "The price of `cached` is that of a packet into a local pod, which is handed to the pod's"
     yield "end of the veth pair. Towards an uplink, by link headers, it is"
-    yield f"{figure(uplink['least'])} ns, {uplink['ratio_p50']:.2f} times nft DNAT's."
+    yield f"{price(peer, uplink['ratio_p50'])} ns, {uplink['ratio_p50']:.2f} times nft DNAT's."
     yield ""
     every, first = (connects["1"][way]["p99_us"] for way in ("every-packet", "first-packet"))
     yield "The slowest hundredth of connections (p99) takes, to open, in times nft DNAT's:"
