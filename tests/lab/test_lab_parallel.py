@@ -265,7 +265,7 @@ def test_dask_replaces_a_worker_that_dies_and_gives_up_a_cell_that_kills_them(
         (["--backend", "dask", "--scheduler", ""], "--backend: dask needs --scheduler ADDRESS"),
         (
             ["--backend", "dask", "--scheduler", "tcp://x:1", "-j", "2"],
-            "--jobs: has no effect with dask, which uses all its workers",
+            "-j: has no effect with dask, which uses all its workers",
         ),
         (["--backend", "dask", "--scheduler", "x"], "Dask at 'x': missing port number in address"),
     ],
