@@ -105,7 +105,7 @@ bench-encodings: build    ## measure answers of an API server in JSON and in pro
 notebooks: build    ## execute the lab's notebooks, and write them with what they print and draw
 	python tools/notebooks.py
 
-figures: build    ## write README's figures: of three scenarios of the lab's gallery, which it runs, and of the last bench-datapath
+figures: build    ## write figures into pages: of three scenarios of the lab's gallery, which it runs, and of the last bench-datapath
 	python tools/lab_figures.py
 	python tools/datapath_figures.py
 

@@ -18,25 +18,14 @@ README: Final = ROOT / "README.md"
 DATAPATHS: Final = ROOT / "docs/datapaths.md"
 BEGIN: Final = "<!-- tools/datapath_figures.py writes from here -->\n"
 END: Final = "<!-- to here -->\n"
-WAYS: Final = ("forward", "nft-dnat", "first-packet", "kernel-choice", "cached", "every-packet")
-HEADS: Final = (
-    "forwarding",
-    "nft DNAT",
-    "`first-packet`",
-    "with `--choice kernel`",
-    "`cached`",
-    "`every-packet`",
-)
-ESTABLISHED: Final = {
-    "udp": ("a packet, ns", 1.0),
-    "rr": ("a TCP round trip, µs, both ends in it", 1e-3),
-    "bulk": ("a KiB of TCP, ns, both ends in it", 1.0),
+WAYS: Final = {
+    "nft-dnat": "the kernel's NAT by an nft map",
+    "first-packet": "`first-packet`",
+    "kernel-choice": "`first-packet` with `--choice kernel`",
+    "cached": "`cached`",
+    "every-packet": "`every-packet`",
 }
-OPENING: Final = {
-    "p50_us": "opening a connection, µs, p50",
-    "p99_us": "p99",
-    "rate": "connections a second",
-}
+OPENING: Final = ("p50_us", "p99_us", "rate")
 PATHS: Final = {
     "forward": "device ─► routing ─► device",
     "nft-dnat": "device ─► conntrack ─► NAT ─► routing ─► device",
@@ -91,27 +80,23 @@ def put(text: str, lines: Iterator[str]) -> str:
 
 
 def readme(established: Figures, connects: Figures, every_packet: float) -> Iterator[str]:
-    """A table: rows are what is measured, columns the ways."""
-    yield f"| | {' | '.join(HEADS)} |"
-    yield f"|---|{'---:|' * len(HEADS)}"
-    for kind, (title, scale) in ESTABLISHED.items():
-        cells = []
-        for way in WAYS:
-            # Whoever has chosen, the kernel carries the flow alike.
-            row = established.get("first-packet" if way == "kernel-choice" else way)
-            if row is not None:
-                cells.append(cell(way, row[kind], scale))
-            else:
-                cells.append(f"{every_packet:.1f}x" if kind == "udp" else "not measured")
-        yield f"| {title} | {' | '.join(cells)} |"
-    for field, title in OPENING.items():
-        cells = [cell(way, connects[way][field], 1.0) for way in WAYS]
-        yield f"| {title} | {' | '.join(cells)} |"
+    """A table: a row for each way, and the price of a packet, and of opening a connection."""
+    yield "| | a packet | opening a connection, p50 | p99 | connections a second |"
+    yield "|---|---:|---:|---:|---:|"
+    for way, title in WAYS.items():
+        # Whoever has chosen, the kernel carries the flow alike.
+        row = established.get("first-packet" if way == "kernel-choice" else way)
+        packet = f"{every_packet:.1f}x" if row is None else cell(way, row["udp"], " ns")
+        opening = (
+            cell(way, connects[way][field], " µs" if field.endswith("us") else "")
+            for field in OPENING
+        )
+        yield f"| {' | '.join((title, packet, *opening))} |"
 
 
-def cell(way: str, row: Figures, scale: float) -> str:
+def cell(way: str, row: Figures, unit: str) -> str:
     """The median of the rounds' own ratios to nft DNAT; of that itself, the median of rounds."""
-    return figure(row["median"] * scale) if way == PEER else f"{row['ratio_p50']:.2f}x"
+    return f"{figure(row['median'])}{unit}" if way == PEER else f"{row['ratio_p50']:.2f}x"
 
 
 def price(peer: Figures, ratio: float) -> str:

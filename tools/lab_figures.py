@@ -1,4 +1,5 @@
-"""Write the lab's figures in README.md: three runs of the gallery, as `kbe-nat lab run` makes them.
+"""Write the figures in docs/research.md: three runs of the gallery, as `kbe-nat lab run` makes
+them.
 
 `--check` writes nothing, and ends with 1 if the page is not up to date. Takes some ten seconds.
 """
@@ -13,7 +14,7 @@ from written import write
 from kbe_nat import lab
 from kbe_nat.lab.statistics import Estimate, estimate
 
-README: Final = Path(__file__).parents[1] / "README.md"
+PAGE: Final = Path(__file__).parents[1] / "docs/research.md"
 SHOWN: Final = ("random", "rr", "lc", "p2c", "mh", "ring", "bounded")
 """Of the twelve strategies of the scenario `even`."""
 BEGIN: Final = "<!-- tools/lab_figures.py writes from here -->\n"
@@ -21,7 +22,7 @@ END: Final = "<!-- to here -->\n"
 
 
 def page(text: str) -> str:
-    """README's text with the figures of runs that are made now."""
+    """The page's text with the figures of runs that are made now."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{chr(10).join(figures())}\n\n{END}{tail}"
@@ -92,4 +93,4 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 
 if __name__ == "__main__":
-    sys.exit(write(README, page(README.read_text()), __doc__))
+    sys.exit(write(PAGE, page(PAGE.read_text()), __doc__))
