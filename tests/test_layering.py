@@ -101,7 +101,7 @@ PYTHON = {
     "words": "",
     "compat": "_native errors",
     "loading": "_native engine_tables errors model policy sources",
-    "__init__": "family _native errors loading model session",
+    "__init__": "compat drivers family _native errors lab loading model packets session words",
     "__main__": "cli cli_words errors extras interrupt version",
 }
 

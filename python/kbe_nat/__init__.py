@@ -1,33 +1,32 @@
-"""Kubernetes Services on a node in userspace: a NAT engine in Rust, driven from Python.
-
-The engine takes tables and packets and gives verdicts; it does no input or output. A Service with
-two endpoints, and the packet that opens a connection to it:
+"""Kubernetes Services on a node: a NAT engine in Rust, driven from Python.
 
 >>> import kbe_nat
->>> backends = [kbe_nat.Backend("172.17.0.3", 9876), kbe_nat.Backend("172.17.0.4", 9876)]
->>> service = kbe_nat.ServicePort(
-...     "default/simpleservice", [kbe_nat.Frontend("172.30.228.255", 80)], backends, strategy="rr"
-... )
+>>> web, pod = kbe_nat.Frontend("10.96.0.1", 80), kbe_nat.Backend("10.244.0.3", 8080)
 >>> engine = kbe_nat.Engine(seed=1)
->>> engine.replace_services([service])
->>> syn = bytes.fromhex(
-...     "45000028000100004006dda20a00020fac1ee4ffc000005000000000000000005002200032650000"
-... )
->>> verdict = engine.process(syn, now=0)
->>> verdict.action, verdict.is_new
-('translate', True)
->>> [(flow.source, flow.destination, flow.reply_source) for flow in engine.flows()]
-[(('10.0.2.15', 49152), ('172.30.228.255', 80), ('172.17.0.3', 9876))]
+>>> engine.update_service(kbe_nat.ServicePort("default/web", [web], [pod]))
+>>> engine.process(kbe_nat.packets.opening("tcp", ("10.0.2.15", 49152), ("10.96.0.1", 80)), now=0)
+<Verdict translate: new, original, new flow>
 
-`load` makes an engine of files with Kubernetes objects. Its three steps are there by themselves: a
-source (`kbe_nat.sources`) yields a `Snapshot`, `kbe_nat.policy.planner.plan` decides which
-endpoints serve which clients of one node, and `kbe_nat.engine_tables.native_tables` hands that to
-the engine. A `Session` serves packets one by one; a `Loop` joins an engine with a driver
-(`kbe_nat.drivers`). `kbe_nat.packets` builds packets by their fields.
+Tables and packets go in, verdicts come out; the engine has no socket, thread or clock.
+
+- Tables: `load` makes an `Engine` of files with Kubernetes objects. `ServicePort`, `Frontend`,
+  `Backend`, `NodeView` and `NodePorts` are the same as values, `Strategy` has the names of
+  strategies, and a `Snapshot` is what files say. `Limits`, `Timeouts` and `Snat` are settings.
+- Packets: a `Session` is an engine with a clock, for packets one by one. A `Loop` joins an engine
+  with a queue of `drivers`. `reject` answers a packet that was refused.
+- Answers: `Verdict`, `Outcome`, `Explanation`, `Decision`, `Flow`, `FlowTable`, and `Stats` with
+  `ServiceStats`, `BackendStats`, `ConnectTimes` and `PortUse`.
+- Errors: every error that is raised on purpose is a `KbeNatError`.
+
+Modules for programs: `packets` builds and reads packets; `words` has the words of verdicts,
+strategies and policies as types; `errors` has all errors; `drivers` has queues of packets; `compat`
+has the interface of the netfilterqueue package; `lab` compares strategies. All other modules are
+kbe-nat's own and change without notice. docs/python.md is the guide.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kbe_nat import compat, drivers, errors, lab, packets, words
     from kbe_nat._native import (
         ACTIONS,
         CAUSES,
@@ -114,8 +113,14 @@ __all__ = [
     "Timeouts",
     "Verdict",
     "__version__",
+    "compat",
+    "drivers",
+    "errors",
+    "lab",
     "load",
+    "packets",
     "reject",
+    "words",
 ]
 
 
@@ -125,15 +130,21 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
+        if name in ("compat", "drivers", "errors", "lab", "packets", "words"):
+            return import_module(f"kbe_nat.{name}")
         for module in ("_native", "errors", "session", "model", "loading"):
             try:
                 value = getattr(import_module(f"kbe_nat.{module}"), name)
             except AttributeError:
                 continue
+            # It is called by the name that programs may use. `errors` is theirs already.
+            if getattr(value, "__module__", __name__) not in (__name__, f"{__name__}.errors"):
+                value.__module__ = __name__
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Modules that were imported meanwhile are attributes too, and not all of them are for programs.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

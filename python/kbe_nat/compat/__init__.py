@@ -1,1 +1,4 @@
-"""Our own code behind the interfaces of other packages."""
+"""Our own code behind the interfaces of other packages.
+
+- `kbe_nat.compat.netfilterqueue`: the interface of the netfilterqueue package.
+"""
