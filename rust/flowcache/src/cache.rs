@@ -13,7 +13,7 @@ use crate::counters::{COUNTERS, Counters};
 use crate::device::Links;
 use crate::flow::{CachedFlow, Family, Proposal, Tuple};
 use crate::layout::{self, Moment, Voids};
-use crate::map::{Map, MapKind};
+use crate::map::{self, Map, MapKind};
 use crate::probe::{self, ProbeError};
 use crate::program::{EGRESS, INGRESS, MapName, ProgramError};
 
@@ -27,9 +27,14 @@ pub struct Sizes {
     pub proposals: u32,
 }
 
-impl Default for Sizes {
-    fn default() -> Self {
-        Self { flows: 1 << 16, proposals: 1 << 16 }
+impl Sizes {
+    /// Room for so many directions, whatever processors their packets come on: the kernel keeps
+    /// free elements aside for each processor, and gives up elements in use rather than let one
+    /// processor have those of another.
+    pub fn holding(directions: u32) -> io::Result<Self> {
+        let spare = u32::try_from(map::processors()?).unwrap_or(u32::MAX).saturating_mul(ASIDE);
+        let entries = directions.saturating_add(spare);
+        Ok(Self { flows: entries, proposals: entries })
     }
 }
 
@@ -392,6 +397,9 @@ fn of_family(proposals: &[Proposal], family: Family) -> impl Iterator<Item = &Pr
 
 /// The key of an array's first value.
 const FIRST: [u8; 4] = [0; 4];
+/// Free elements of an LRU map that the kernel keeps for a processor (`LOCAL_FREE_TARGET` in its
+/// kernel/bpf/bpf_lru_list.c).
+const ASIDE: u32 = 128;
 /// Pods of a node, many times over.
 const PEERS: u32 = 1 << 14;
 

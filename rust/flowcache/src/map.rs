@@ -109,7 +109,7 @@ impl Map {
 }
 
 /// Processors that the kernel keeps values for: those that may come, too.
-fn processors() -> io::Result<usize> {
+pub(crate) fn processors() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     count(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -31,7 +31,7 @@ impl FlowCache {
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::max_flows)] max_flows: u32,
     ) -> PyResult<Self> {
-        let sizes = Sizes { flows: max_flows, proposals: max_flows };
+        let sizes = Sizes::holding(max_flows).map_err(|error| errors::flow_cache(&error))?;
         py.detach(|| flowcache::FlowCache::load(sizes))
             .map(|cache| Self(Arc::new(cache)))
             .map_err(|error| errors::flow_cache(&error))

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Instant;
 
 use super::*;
@@ -257,6 +258,44 @@ fn a_packet_never_gets_another_flows_translation_while_the_map_is_overrun() {
         });
         assert!(carried > 100, "{carried} {:?}", cache.counters());
     }
+}
+
+#[test]
+fn as_many_as_there_is_room_for_stay_whatever_processors_they_come_by() {
+    let processors = map::processors().unwrap();
+    if processors < 2 {
+        eprintln!("skipped: there is one processor");
+        return;
+    }
+    let (arriving, leaving) = tuples(V4, [80, 8080]);
+    let Some(_) = with_entry(arriving, leaving) else { return };
+    let room = 600_u16;
+    let cache = FlowCache::load(Sizes::holding(room.into()).unwrap()).unwrap();
+    let flows = &cache.maps(Family::V4).flows;
+    let enter = |number| {
+        let (flow, _) = another(arriving, leaving, number);
+        flows.update(&layout::key(&flow), &vec![0; layout::flow_length(Family::V4)]).unwrap();
+    };
+    // Another processor that has taken elements has free ones left over.
+    for (processor, numbers) in [(0, 0..1), (1, 1..room)] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                stay_on(processor);
+                numbers.for_each(enter);
+            });
+        });
+    }
+    let mut count = 0;
+    flows.for_each(|_, _| count += 1).unwrap();
+    assert_eq!(count, room);
+}
+
+/// Has this thread run on one processor alone.
+fn stay_on(processor: u8) {
+    let thread = std::fs::read_link("/proc/thread-self").unwrap();
+    let mut taskset = Command::new("taskset");
+    taskset.args(["-p", "-c", &processor.to_string()]).arg(thread.file_name().unwrap());
+    assert!(taskset.output().unwrap().status.success(), "{taskset:?}");
 }
 
 /// Where in a value the seal begins.
