@@ -61,6 +61,8 @@ FORMS = st.fixed_dictionaries(
                 st.sampled_from(PORTS),
             ),
             max_size=2,
+            # A service port with one address and port twice is refused.
+            unique_by=lambda own: ("" if own[0] == "node-port" else own[1], own[2]),
         ),
         "backends": st.dictionaries(st.integers(0, 3), st.integers(0, 3), max_size=3),
         "local": st.dictionaries(st.integers(0, 3), st.just(1), max_size=1),
