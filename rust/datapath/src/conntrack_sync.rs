@@ -137,11 +137,6 @@ impl ConntrackSync {
                 self.note_overrun(&mut pace)?;
             }
             self.apply(engine, &changes)?;
-            if !changes.is_empty() {
-                // Each connection would wake this thread twice else, on the processor of a client
-                // that waits.
-                std::thread::sleep(GATHER);
-            }
             changes.clear();
             // Other threads delete flows from the engine, and leave the kernel to this one.
             self.end_orphans(engine, requests)?;
@@ -428,8 +423,6 @@ pub fn kernel_flow(entry: &Entry) -> KernelFlow {
     }
 }
 
-/// How long events gather after those that were taken.
-const GATHER: Duration = Duration::from_millis(1);
 /// Flows that the engine is told of under one lock.
 const BATCH: usize = 64;
 /// Time between full resyncs.

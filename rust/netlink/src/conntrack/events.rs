@@ -1,13 +1,14 @@
 //! The kernel's events about flows.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::entry::Entry;
 use super::uapi::{DELETED_FLOW, NEW_FLOW};
 use crate::inbox::{Arrival, Inbox};
-use crate::socket::Socket;
+use crate::socket::{Socket, wait};
 
 /// An event about a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +49,10 @@ impl Waker {
     }
 }
 
+/// How long events gather before they are read, unless a call comes: each of them would wake its
+/// listener else, on the processor of a client that waits.
+pub(super) const GATHER: Duration = Duration::from_millis(1);
+
 /// Hears of flows, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Events {
@@ -77,12 +82,15 @@ impl Events {
     }
 
     /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at
-    /// most `timeout`. Returns whether nothing was lost on the way.
+    /// most `timeout`, and [`GATHER`] more. Returns whether nothing was lost on the way.
     ///
     /// # Errors
     /// The system's.
     pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
         self.socket.wait_or(&self.calls, timeout)?;
+        if !timeout.is_zero() {
+            wait([self.calls.as_raw_fd()], GATHER)?;
+        }
         // Several calls end one wait: they carry no more than that.
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         match self.inbox.take(&self.socket)? {

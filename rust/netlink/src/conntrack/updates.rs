@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::entry::Entry;
-use super::events::Waker;
+use super::events::{GATHER, Waker};
 use super::uapi::{
     CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_PROTOINFO_TCP, CTA_STATUS, IPS_ASSURED, NEW_FLOW,
 };
@@ -41,8 +41,8 @@ impl Updates {
         Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
     }
 
-    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`. Events have
-    /// a millisecond to gather, which doubts and calls cut short.
+    /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`, and
+    /// [`GATHER`] more for events, which doubts and calls cut short.
     ///
     /// # Errors
     /// The system's.
@@ -51,7 +51,6 @@ impl Updates {
         let calls = self.calls.as_raw_fd();
         wait([self.socket.number(), rules, routing, calls], timeout)?;
         if !timeout.is_zero() {
-            // Each event would wake this thread else, on the processor of a client that waits.
             wait([rules, routing, calls], GATHER)?;
         }
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
@@ -77,9 +76,6 @@ impl Updates {
         Ok(true)
     }
 }
-
-/// How long events gather.
-const GATHER: Duration = Duration::from_millis(1);
 
 /// Passes flows that are assured: those of TCP in the states `ESTABLISHED`, `FIN_WAIT` and `CLOSE`,
 /// and events without a state, such as those of UDP. Jumps count the instructions that they leave
