@@ -20,8 +20,9 @@ from typing import BinaryIO, Final, Self
 from kbe_nat import packets as wire
 from kbe_nat import words
 from kbe_nat._native import ACTIONS, CAUSES, reject
+from kbe_nat.cli.original_packets import OriginalPackets
 from kbe_nat.drivers.capture import CaptureQueue
-from kbe_nat.drivers.queue import MASQUERADE, NEW, REPLY, VERDICT, Batch, PacketQueue
+from kbe_nat.drivers.queue import MASQUERADE, NEW, REPLY, VERDICT, Batch
 from kbe_nat.errors import CaptureError
 from kbe_nat.explain import verdict_word
 from kbe_nat.policy.plan import Plan
@@ -90,16 +91,14 @@ def _padded(value: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Annotation:
+class Annotation(OriginalPackets):
     """A `PacketQueue` around another one that writes every packet with its comment."""
 
-    queue: PacketQueue
     source: CaptureQueue
     capture: Pcapng
     answer: words.Answer
     _services: dict[tuple[str, str, int], str] = field(default_factory=dict)
     """Service ports by protocol, address and port of frontends; a node port has no address."""
-    _original: bytes = b""
     _held: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     """Fragments that wait, by their tickets."""
 
@@ -110,12 +109,6 @@ class Annotation:
                 key = (port.protocol, frontend.address, frontend.port)
                 self._services[key] = port.name
 
-    def receive(self) -> Batch | None:
-        """See `PacketQueue`."""
-        batch = self.queue.receive()
-        self._original = bytes(batch.packets) if batch else b""
-        return batch
-
     def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
@@ -125,7 +118,7 @@ class Annotation:
             start, end = batch.offsets[number : number + 2]
             if start == end:
                 continue
-            original = self._original[start:end]
+            original = self.original[start:end]
             verdict = VERDICT.unpack_from(verdicts, number * VERDICT.size)
             if ACTIONS[verdict[0]] == "hold":
                 self._held[verdict[3]] = (times[number], original)

@@ -6,7 +6,8 @@ from typing import Final
 
 from kbe_nat import packets as wire
 from kbe_nat._native import ACTIONS
-from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
+from kbe_nat.cli.original_packets import OriginalPackets
+from kbe_nat.drivers.queue import NEW, VERDICT, Batch
 from kbe_nat.policy.plan import Plan
 
 _End = tuple[str, tuple[str, int]]
@@ -14,7 +15,7 @@ _End = tuple[str, tuple[str, int]]
 
 
 @dataclass(slots=True)
-class CaptureReplies:
+class CaptureReplies(OriginalPackets):
     """A `PacketQueue` around another one that counts packets from endpoints to clients of Services
     that belong to no connection, because the replay has chosen other endpoints than the capture's
     proxy.
@@ -22,10 +23,8 @@ class CaptureReplies:
     Only packets that open a flow, or pass and come from an endpoint's address, are read.
     """
 
-    queue: PacketQueue
     unmatched: int = 0
     """Such packets so far."""
-    _original: bytes = b""
     _clients: set[_End] = field(default_factory=set)
     """Clients that have opened a connection to a Service."""
     _endpoints: set[_End] = field(default_factory=set)
@@ -39,12 +38,6 @@ class CaptureReplies:
                 self._endpoints.add((port.protocol, (backend.address, backend.port)))
                 self._addresses.add(ip_address(backend.address).packed)
 
-    def receive(self) -> Batch | None:
-        """See `PacketQueue`."""
-        batch = self.queue.receive()
-        self._original = bytes(batch.packets) if batch else b""
-        return batch
-
     def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
@@ -55,7 +48,7 @@ class CaptureReplies:
         ):
             if flags & NEW or action == ACCEPT:
                 start, end = batch.offsets[number : number + 2]
-                self._look(self._original[start:end], is_new=bool(flags & NEW))
+                self._look(self.original[start:end], is_new=bool(flags & NEW))
         self.queue.set_verdicts(batch, verdicts, released)
 
     def _look(self, packet: bytes, *, is_new: bool) -> None:

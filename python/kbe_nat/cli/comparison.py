@@ -8,8 +8,9 @@ import msgspec
 
 from kbe_nat import packets as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
+from kbe_nat.cli.original_packets import OriginalPackets
 from kbe_nat.cli.output import table
-from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
+from kbe_nat.drivers.queue import NEW, VERDICT, Batch
 from kbe_nat.policy.plan import Plan
 
 
@@ -56,32 +57,24 @@ class _Fate:
 
 
 @dataclass(slots=True)
-class Comparison:
+class Comparison(OriginalPackets):
     """A `PacketQueue` around another one: a second engine gets a copy of every batch, and the
     verdicts are compared.
 
     Only packets that open a flow or are refused, under either engine, are looked at one by one.
     """
 
-    queue: PacketQueue
     other: Engine
     plans: tuple[Plan, Plan]
     seen: set[wire.Ends] = field(default_factory=set)
     """Flows that were opened, or refused, under either engine."""
     differences: dict[wire.Ends, FlowDifferenceRow] = field(default_factory=dict)
-    _original: bytes = b""
-
-    def receive(self) -> Batch | None:
-        """See `PacketQueue`."""
-        batch = self.queue.receive()
-        self._original = bytes(batch.packets) if batch else b""
-        return batch
 
     def set_verdicts(
         self, batch: Batch, verdicts: bytes, released: list[tuple[int, str, bytes | None]]
     ) -> None:
         """See `PacketQueue`."""
-        packets = bytearray(self._original)
+        packets = bytearray(self.original)
         others = self.other.process_batch(
             packets,
             batch.now,
@@ -147,7 +140,7 @@ class Comparison:
         self, number: int, batch: Batch, packets: bytearray, verdicts: bytes, others: bytes
     ) -> None:
         start, end = batch.offsets[number : number + 2]
-        ends = wire.ends(self._original[start:end])
+        ends = wire.ends(self.original[start:end])
         before = _fate(verdicts, number, batch.packets[start:end])
         after = _fate(others, number, packets[start:end])
         if ends is None or before is None or after is None:

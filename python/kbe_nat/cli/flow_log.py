@@ -9,8 +9,9 @@ from typing import Any, Final, TextIO
 
 from kbe_nat import packets as wire
 from kbe_nat._native import Engine, Flow
+from kbe_nat.cli.original_packets import OriginalPackets
 from kbe_nat.drivers.capture import CaptureQueue, is_standard_output
-from kbe_nat.drivers.queue import NEW, VERDICT, Batch, PacketQueue
+from kbe_nat.drivers.queue import NEW, VERDICT, Batch
 from kbe_nat.errors import FileError
 from kbe_nat.extras import require
 
@@ -18,17 +19,15 @@ _Key = tuple[str, tuple[str, int], tuple[str, int]]
 
 
 @dataclass(slots=True)
-class FlowLog:
+class FlowLog(OriginalPackets):
     """A `PacketQueue` around another one that notes each flow of the engine when it ends."""
 
-    queue: PacketQueue
     source: CaptureQueue
     engine: Engine
     rows: list[dict[str, Any]] = field(default_factory=list)
     _now: int = 0
     _starts: dict[_Key, int] = field(default_factory=dict)
     """When the first packet of each flow was captured, in nanoseconds since 1970."""
-    _original: bytes = b""
     _backends: dict[_Key, tuple[str, int]] = field(default_factory=dict)
     """The newest backend of each client at each frontend."""
 
@@ -37,12 +36,11 @@ class FlowLog:
 
     def receive(self) -> Batch | None:
         """See `PacketQueue`."""
-        batch = self.queue.receive()
+        batch = OriginalPackets.receive(self)
         # What the loop has ended since the batch before.
         self._note()
         if batch is not None and len(batch):
             self._now = batch.now
-            self._original = bytes(batch.packets)
         return batch
 
     def set_verdicts(
@@ -54,7 +52,7 @@ class FlowLog:
         for number, flags in enumerate(verdicts[2 :: VERDICT.size]):
             if flags & NEW:
                 start, end = batch.offsets[number : number + 2]
-                ends = wire.ends(self._original[start:end])
+                ends = wire.ends(self.original[start:end])
                 if ends is not None:
                     key = (ends.protocol, ends.source, ends.destination)
                     self._starts[key] = self.source.times[number]
