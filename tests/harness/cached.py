@@ -3,9 +3,11 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from harness.cached_router import skip_without_cache
 from harness.clients import PORT, VIPS, endpoints, named, service
@@ -17,6 +19,7 @@ from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.rule import DatapathKind
 
+PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -62,6 +65,16 @@ class Talk:
         """Talk until the cache carries it."""
         eventually(self.is_cached)
 
+    def explained(self) -> str:
+        """What `explain` says of the flow's place in the cache."""
+        protocol = "tcp" if self.socket.type == socket.SOCK_STREAM else "udp"
+        show = "[{}]:{}" if ":" in self.source[0] else "{}:{}"
+        text = self.daemon.ask(
+            "explain", "--live", "--proto", protocol,
+            "--from", show.format(*self.source), "--to", show.format(*self.destination),
+        )  # fmt: skip
+        return next(line for line in text.splitlines() if "cache" in line)
+
 
 @contextmanager
 def talk(
@@ -96,15 +109,9 @@ def hits(daemon: Daemon) -> int:
     return counters(daemon)["cache-hits"]
 
 
-def invalid(cluster: Cluster) -> int:
-    """Packets that conntrack took for invalid."""
-    rows = cluster.node.call("conntrack", "-S")
-    return sum(int(word.partition("=")[2]) for word in rows.split() if word.startswith("invalid="))
-
-
 @contextmanager
-def cached_daemon(folder: Path) -> Iterator[Daemon]:
-    """A daemon that serves one of two pods in both families."""
+def cached_node(folder: Path) -> Iterator[Daemon]:
+    """A daemon to be started, which will serve one of two pods in both families."""
     skip_without_cache()
     with Cluster((POD, OTHER)) as cluster:
         add_ipv6(cluster)
@@ -112,18 +119,18 @@ def cached_daemon(folder: Path) -> Iterator[Daemon]:
         (folder / "objects").mkdir()
         with Daemon(cluster, folder, DatapathKind.CACHED) as made:
             serve(made, "a")
-            made.start()
             yield made
 
 
+@contextmanager
+def cached_daemon(folder: Path) -> Iterator[Daemon]:
+    """A daemon that serves one of two pods in both families."""
+    with cached_node(folder) as made:
+        made.start()
+        yield made
+
+
 Begin = Callable[[Family, str], Talk]
-
-
-def begun(stack: ExitStack, daemon: Daemon, family: Family, protocol: str) -> Talk:
-    """A flow that is cached by now."""
-    own = stack.enter_context(talk(daemon, family, protocol))
-    own.await_cache()
-    return own
 
 
 def serve(daemon: Daemon, *pods: str, more: str = "") -> None:
@@ -166,23 +173,6 @@ def steadily(own: Talk) -> Iterator[None]:
         over.set()
         thread.join()
     assert not failures, failures
-
-
-def kernel_sees(cluster: Cluster, own: Talk) -> bool:
-    """Whether conntrack counts every packet of the flow: asks, and looks at its counters."""
-    before = tracked_packets(cluster, own)
-    for _ in range(20):
-        own.ask()
-    return tracked_packets(cluster, own) - before >= 20
-
-
-def tracked_packets(cluster: Cluster, own: Talk) -> int:
-    """The client's packets of a flow that conntrack has seen."""
-    port = own.socket.getsockname()[1]
-    family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
-    rows = cluster.node.call("conntrack", "-L", "-f", family)
-    [row] = [row for row in rows.splitlines() if f"sport={port} " in row]
-    return next(int(word[8:]) for word in row.split() if word.startswith("packets="))
 
 
 TABLE = """table inet strangers {

@@ -81,6 +81,12 @@ def proposals(
     ]
 
 
+FLOWS = pytest.mark.parametrize(
+    "flow", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"], indirect=True
+)
+"""For tests with a flow of either family."""
+
+
 def skip_without_cache() -> None:
     try:
         FlowCache.probe()

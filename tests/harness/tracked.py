@@ -1,20 +1,10 @@
-"""Connection tracking of a node whose cache carries flows: what it says of one, and a daemon that
-serves one pod to begin flows to.
-"""
+"""Connection tracking of a node whose cache carries flows."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.cached import Talk
-from harness.clients import endpoints, named, service
-from harness.daemons import Daemon
-from harness.stage import OTHER, POD, add_ipv6
-from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
-from kbe_nat.rules.rule import DatapathKind
 
 
 @dataclass(frozen=True)
@@ -26,23 +16,6 @@ class Tracked:
     packets: int
     """Of the client."""
     row: str
-
-
-@contextmanager
-def cached_node(folder: Path) -> Iterator[Daemon]:
-    """A daemon with a cache, which serves pod a in both families; the other pod is there."""
-    with Cluster((POD, OTHER)) as cluster:
-        add_ipv6(cluster)
-        named(cluster)
-        (folder / "objects").mkdir()
-        with Daemon(cluster, folder, DatapathKind.CACHED) as made:
-            texts = [
-                text(family)
-                for family in (Family.IPV4, Family.IPV6)
-                for text in (service, lambda family: endpoints(family, "a"))
-            ]
-            made.write("dns.yaml", "".join(texts))
-            yield made
 
 
 def rows(cluster: Cluster, own: Talk) -> list[str]:
@@ -61,3 +34,17 @@ def tracked(cluster: Cluster, own: Talk) -> Tracked:
 
 def set_timeout(cluster: Cluster, name: str, seconds: int) -> None:
     cluster.node.write(f"/proc/sys/net/netfilter/nf_conntrack_{name}", str(seconds))
+
+
+def kernel_sees(own: Talk) -> bool:
+    """Whether conntrack counts every packet of the client's: asks, and looks at its counters."""
+    before = tracked(own.daemon.cluster, own).packets
+    for _ in range(20):
+        own.ask()
+    return tracked(own.daemon.cluster, own).packets - before >= 20
+
+
+def invalid(cluster: Cluster) -> int:
+    """Packets that conntrack took for invalid."""
+    rows = cluster.node.call("conntrack", "-S")
+    return sum(int(word.partition("=")[2]) for word in rows.split() if word.startswith("invalid="))

@@ -6,12 +6,15 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from zlib import crc32
 
 import pytest
 
+from harness.cached import Begin, Talk, talk
+from harness.cached_router import Datagrams, Router, datagrams, router, skip_without_cache
 from harness.daemons import SEED, Daemon
 from harness.stage import OTHER, POD
 from kbe_nat.drivers.native import NativeQueue
@@ -86,4 +89,32 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
     (tmp_path / "objects").mkdir()
     with Daemon(cluster, tmp_path, request.param) as made:
         made.write("cluster.yaml", SEED)
+        yield made
+
+
+@pytest.fixture
+def cached(daemon: Daemon) -> Iterator[Begin]:
+    """Begins a flow to what the daemon serves, and talks until its cache carries it."""
+    with ExitStack() as stack:
+
+        def begin(family: Family, protocol: str) -> Talk:
+            own = stack.enter_context(talk(daemon, family, protocol))
+            own.await_cache()
+            return own
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Router]:
+    """A router with the flow cache's programs."""
+    skip_without_cache()
+    with router() as made:
+        yield made
+
+
+@pytest.fixture
+def flow(stage: Router, request: pytest.FixtureRequest) -> Iterator[Datagrams]:
+    """See `FLOWS`."""
+    with datagrams(stage, request.param) as made:
         yield made

@@ -12,31 +12,28 @@ from pathlib import Path
 import pytest
 
 from harness.cached import (
+    PROTOCOLS,
     TABLE,
     Begin,
     Talk,
     await_backend,
-    begun,
     cached_daemon,
     counters,
     hits,
-    invalid,
-    kernel_sees,
     serve,
     steadily,
     talk,
-    tracked_packets,
 )
 from harness.clients import FAMILIES, PORT, VIPS, endpoints, service
 from harness.daemons import Daemon
 from harness.programs import SHA256_SINK
 from harness.stage import served
+from harness.tracked import invalid, kernel_sees, tracked
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import NODE_ADDRESS, NODE_ADDRESS_6, Cluster
 from kbe_nat.rules.rule import DatapathKind
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 NODES = {Family.IPV4: NODE_ADDRESS, Family.IPV6: NODE_ADDRESS_6}
 NODE_PORT = 30053
 BULK = {Family.IPV4: "172.30.0.54", Family.IPV6: "fd00:30::54"}
@@ -57,24 +54,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield made
 
 
-@pytest.fixture
-def cached(daemon: Daemon) -> Iterator[Begin]:
-    """Begins a flow, and talks until it is cached."""
-    with ExitStack() as stack:
-        yield lambda family, protocol: begun(stack, daemon, family, protocol)
-
-
-def reasons(daemon: Daemon, own: Talk) -> str:
-    """What `explain` says of the flow's place in the cache."""
-    protocol = "tcp" if own.socket.type == socket.SOCK_STREAM else "udp"
-    show = "[{}]:{}" if ":" in own.source[0] else "{}:{}"
-    text = daemon.ask(
-        "explain", "--live", "--proto", protocol,
-        "--from", show.format(*own.source), "--to", show.format(*own.destination),
-    )  # fmt: skip
-    return next(line for line in text.splitlines() if "cache" in line)
-
-
 @FAMILIES
 @PROTOCOLS
 def test_a_flow_is_cached_and_its_packets_are_counted(
@@ -82,7 +61,7 @@ def test_a_flow_is_cached_and_its_packets_are_counted(
 ) -> None:
     own = cached(family, protocol)
     with steadily(own):
-        eventually(lambda: "cached: packets of the flow" in reasons(daemon, own))
+        eventually(lambda: "cached: packets of the flow" in own.explained())
     for _ in range(50):
         own.ask()
 
@@ -108,18 +87,18 @@ def test_flows_go_on_when_the_daemon_is_killed_hangs_and_comes_back(
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGSTOP)
     # Nobody can ask it now: conntrack counts what goes the kernel's way.
-    eventually(lambda: kernel_sees(daemon.cluster, own))
+    eventually(lambda: kernel_sees(own))
     daemon.process.send_signal(signal.SIGCONT)
     own.await_cache()
     daemon.end(signal.SIGKILL)
-    assert kernel_sees(daemon.cluster, own), "its programs are gone with it"
+    assert kernel_sees(own), "its programs are gone with it"
     daemon.start()
     own.await_cache()
     daemon.end(signal.SIGUSR2)
-    assert kernel_sees(daemon.cluster, own)
+    assert kernel_sees(own)
     daemon.datapath = DatapathKind.FIRST_PACKET
     daemon.start()
-    assert kernel_sees(daemon.cluster, own), "downgraded"
+    assert kernel_sees(own), "downgraded"
     daemon.end(signal.SIGUSR2)
     daemon.datapath = DatapathKind.CACHED
     daemon.start()
@@ -221,16 +200,16 @@ def test_a_hundred_megabytes_pass_conntrack_by_and_no_packet_is_invalid(
         own.socket.settimeout(60)
         # A little until it is cached, and then as fast as it goes.
         eventually(lambda: is_sent_past(own, digest))
-        cached, tracked = hits(daemon), tracked_packets(cluster, own)
+        cached, by_conntrack = hits(daemon), tracked(cluster, own).packets
         sent = 0
         while sent < 100 << 20:
             sent += send(own, block, digest)
         own.socket.shutdown(socket.SHUT_WR)
         with own.socket.makefile() as answer:
             assert answer.readline().strip() == digest.hexdigest()
-        assert hits(daemon) - cached > 10 * (tracked_packets(cluster, own) - tracked)
+        assert hits(daemon) - cached > 10 * (tracked(cluster, own).packets - by_conntrack)
         # The end of the connection ends its entries, and conntrack sees it.
-        eventually(lambda: "the connection is ending" in reasons(daemon, own))
+        eventually(lambda: "the connection is ending" in own.explained())
         assert invalid(cluster) == before
 
 
@@ -331,7 +310,7 @@ def test_the_nodes_own_clients_are_not_cached(daemon: Daemon) -> None:
         with talk(daemon, Family.IPV4, "udp") as other:
             eventually(lambda: own.ask() and other.is_cached())
         assert not own.is_cached()
-        assert "the node itself" in reasons(daemon, own)
+        assert "the node itself" in own.explained()
 
 
 def test_what_is_excluded_is_never_cached(daemon: Daemon) -> None:
@@ -343,7 +322,7 @@ def test_what_is_excluded_is_never_cached(daemon: Daemon) -> None:
         excluded = stack.enter_context(talk(daemon, Family.IPV6, "udp"))
         late = stack.enter_context(talk(daemon, Family.IPV4, "udp"))
         eventually(lambda: excluded.ask() and late.ask() and counters(daemon)["cache-no-room"])
-        assert "--cache-exclude names" in reasons(daemon, excluded)
+        assert "--cache-exclude names" in excluded.explained()
         assert not excluded.is_cached()
         assert not late.is_cached(), "there is no room"
         annotated = service(Family.IPV4).replace(
@@ -351,7 +330,7 @@ def test_what_is_excluded_is_never_cached(daemon: Daemon) -> None:
             'metadata: {name: dns4, annotations: {kbe-nat.io/cache: "off"}}',
         )
         daemon.write("dns.yaml", annotated + endpoints(Family.IPV4, "a"))
-        eventually(lambda: "kbe-nat.io/cache" in reasons(daemon, one))
+        eventually(lambda: "kbe-nat.io/cache" in one.explained())
         assert not one.is_cached()
         daemon.write("dns.yaml", service(Family.IPV4) + endpoints(Family.IPV4, "a"))
         # Both wait for the one place.

@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 
 from harness import traffic
-from harness.cached import Talk, counters, talk
+from harness.cached import PROTOCOLS, Talk, cached_daemon, counters, talk
 from harness.clients import FAMILIES
 from harness.daemons import Daemon
-from harness.tracked import cached_node, set_timeout, tracked
+from harness.tracked import set_timeout, tracked
 from harness.waiting import eventually
-from kbe_nat._native import FlowCache
-from kbe_nat.errors import FlowCacheError
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import inside
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 FLAGS = pytest.mark.parametrize("flags", [traffic.RST, traffic.SYN], ids=["rst", "syn"])
 HELPERS = {"tcp": "ftp", "udp": "tftp"}
 HELPER = """table inet helpers {
@@ -32,18 +29,9 @@ HELPER = """table inet helpers {
 """
 
 
-@pytest.fixture(autouse=True)
-def _can_cache() -> None:
-    try:
-        FlowCache.probe()
-    except FlowCacheError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with cached_node(tmp_path) as made:
-        made.start()
+    with cached_daemon(tmp_path) as made:
         yield made
 
 
@@ -85,24 +73,13 @@ def test_a_flow_with_a_helper_is_never_cached(
     rules.write_text(HELPER % (HELPERS[protocol], protocol, protocol))
     daemon.cluster.node.call("nft", "-f", str(rules))
     with talk(daemon, family, protocol) as own:
-        eventually(lambda: own.ask() and "conntrack has to see each packet" in reason(daemon, own))
+        eventually(lambda: own.ask() and "conntrack has to see each packet" in own.explained())
         assert "helper=" in tracked(daemon.cluster, own).row
         assert not own.is_cached()
         daemon.cluster.node.call("nft", "delete", "table", "inet", "helpers")
         with talk(daemon, family, protocol) as plain:
             plain.await_cache()
         assert not own.is_cached()
-
-
-def reason(daemon: Daemon, own: Talk) -> str:
-    """What `explain` says of the flow's place in the cache."""
-    protocol = "tcp" if own.socket.type == socket.SOCK_STREAM else "udp"
-    show = "[{}]:{}" if ":" in own.source[0] else "{}:{}"
-    text = daemon.ask(
-        "explain", "--live", "--proto", protocol,
-        "--from", show.format(*own.source), "--to", show.format(*own.destination),
-    )  # fmt: skip
-    return next(line for line in text.splitlines() if "cache" in line)
 
 
 @FAMILIES
@@ -151,5 +128,5 @@ def test_a_client_with_all_the_room_leaves_some_for_another(
         other = stack.enter_context(talk(daemon, family, protocol, where=daemon.cluster.pods[1]))
         other.await_cache()
         eventually(lambda: sum(own.is_cached() for own in greedy) == 3)
-        assert any("had more need of the room" in reason(daemon, own) for own in greedy)
+        assert any("had more need of the room" in own.explained() for own in greedy)
         assert other.is_cached()

@@ -8,16 +8,16 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.cached import (
+    PROTOCOLS,
     Begin,
     Talk,
     await_backend,
-    begun,
     cached_daemon,
     counters,
     hits,
@@ -34,7 +34,6 @@ from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.rule import DatapathKind
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 LOCAL = {Family.IPV4: "172.18.0.2", Family.IPV6: "fd00:18::2"}
 """A pod that is no port of a bridge."""
 LOCAL_NODE = {Family.IPV4: "172.18.0.1/24", Family.IPV6: "fd00:18::1/64"}
@@ -46,13 +45,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """It serves one pod in both families."""
     with cached_daemon(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def cached(daemon: Daemon) -> Iterator[Begin]:
-    """Begins a flow, and talks until it is cached."""
-    with ExitStack() as stack:
-        yield lambda family, protocol: begun(stack, daemon, family, protocol)
 
 
 @FAMILIES
@@ -208,43 +200,48 @@ def is_handed_over(daemon: Daemon, own: Talk) -> bool:
     return own.is_cached() and sent(daemon.cluster.node, "local0") - before < 10
 
 
+@contextmanager
+def local_talk(daemon: Daemon, family: Family) -> Iterator[tuple[Namespace, Talk]]:
+    """A local pod, and a flow to its Service."""
+    with local_pod(daemon, family) as pod:
+        to = (VIPS[family].replace("53", "56"), PORT)
+        with talk(daemon, family, "udp", to) as own:
+            yield pod, own
+
+
 @FAMILIES
 def test_packets_are_handed_to_a_local_pod_while_both_ends_are_up(
     daemon: Daemon, family: Family
 ) -> None:
-    with local_pod(daemon, family) as pod:
-        to = (VIPS[family].replace("53", "56"), PORT)
-        with talk(daemon, family, "udp", to) as own:
-            eventually(lambda: is_handed_over(daemon, own))
-            pod.call("ip", "link", "set", "eth0", "down")
-            assert own.is_silent()
-            plug(pod)
-            eventually(lambda: own.ask(0.5) == "local" if not own.is_silent() else False)
-            assert [own.ask() for _ in range(200)] == ["local"] * 200, "none is lost"
-            eventually(lambda: is_handed_over(daemon, own))
-            # What shapes the way out is not passed by.
-            shaped = ("dev", "local0", "root", "tbf", "rate", "1gbit", "burst", "1m", "limit", "1m")
-            daemon.cluster.node.call("tc", "qdisc", "add", *shaped)
-            eventually(lambda: own.is_cached() and not is_handed_over(daemon, own))
-            daemon.cluster.node.call("tc", "qdisc", "delete", "dev", "local0", "root")
-            eventually(lambda: is_handed_over(daemon, own))
+    with local_talk(daemon, family) as (pod, own):
+        eventually(lambda: is_handed_over(daemon, own))
+        pod.call("ip", "link", "set", "eth0", "down")
+        assert own.is_silent()
+        plug(pod)
+        eventually(lambda: own.ask(0.5) == "local" if not own.is_silent() else False)
+        assert [own.ask() for _ in range(200)] == ["local"] * 200, "none is lost"
+        eventually(lambda: is_handed_over(daemon, own))
+        # What shapes the way out is not passed by.
+        shaped = ("dev", "local0", "root", "tbf", "rate", "1gbit", "burst", "1m", "limit", "1m")
+        daemon.cluster.node.call("tc", "qdisc", "add", *shaped)
+        eventually(lambda: own.is_cached() and not is_handed_over(daemon, own))
+        daemon.cluster.node.call("tc", "qdisc", "delete", "dev", "local0", "root")
+        eventually(lambda: is_handed_over(daemon, own))
 
 
 @FAMILIES
 def test_the_device_of_a_cached_flow_is_deleted_and_comes_back(
     daemon: Daemon, family: Family
 ) -> None:
-    with local_pod(daemon, family) as pod:
-        to = (VIPS[family].replace("53", "56"), PORT)
-        with talk(daemon, family, "udp", to) as own:
-            own.await_cache()
-            daemon.cluster.node.call("ip", "link", "delete", "local0")
-            # The kernel sends what has no other way back to the client, and so may the cache.
-            assert own.is_silent() and own.is_silent()
-            wire(daemon, pod)
-            eventually(lambda: not own.is_silent())
-            own.await_cache()
-            assert own.ask() == "local"
+    with local_talk(daemon, family) as (pod, own):
+        own.await_cache()
+        daemon.cluster.node.call("ip", "link", "delete", "local0")
+        # The kernel sends what has no other way back to the client, and so may the cache.
+        assert own.is_silent() and own.is_silent()
+        wire(daemon, pod)
+        eventually(lambda: not own.is_silent())
+        own.await_cache()
+        assert own.ask() == "local"
 
 
 def test_a_device_with_filters_of_tc_is_left_to_the_kernel(daemon: Daemon, cached: Begin) -> None:

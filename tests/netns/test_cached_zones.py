@@ -3,22 +3,18 @@ the cache under another clock.
 """
 
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.cached import Talk, talk
+from harness.cached import PROTOCOLS, cached_daemon, cached_node, talk
 from harness.clients import FAMILIES
 from harness.daemons import Daemon
-from harness.tracked import cached_node, tracked
+from harness.tracked import kernel_sees, tracked
 from harness.waiting import eventually
-from kbe_nat._native import FlowCache
-from kbe_nat.errors import FlowCacheError
 from kbe_nat.family import Family
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 ZONE = """table inet zones {
   chain prerouting {
     type filter hook prerouting priority -300; policy accept;
@@ -30,18 +26,9 @@ ZONE = """table inet zones {
 """
 
 
-@pytest.fixture(autouse=True)
-def _can_cache() -> None:
-    try:
-        FlowCache.probe()
-    except FlowCacheError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with cached_node(tmp_path) as made:
-        made.start()
+    with cached_daemon(tmp_path) as made:
         yield made
 
 
@@ -72,18 +59,7 @@ def test_the_nodes_own_flows_are_never_cached(
     ):
         eventually(lambda: own.ask() and plain.is_cached())
         assert not own.is_cached()
-        assert "the node itself" in reason(daemon, own)
-
-
-def reason(daemon: Daemon, own: Talk) -> str:
-    """What `explain` says of the flow's place in the cache."""
-    protocol = "tcp" if own.socket.type == socket.SOCK_STREAM else "udp"
-    show = "[{}]:{}" if ":" in own.source[0] else "{}:{}"
-    text = daemon.ask(
-        "explain", "--live", "--proto", protocol,
-        "--from", show.format(*own.source), "--to", show.format(*own.destination),
-    )  # fmt: skip
-    return next(line for line in text.splitlines() if "cache" in line)
+        assert "the node itself" in own.explained()
 
 
 @FAMILIES
@@ -97,14 +73,6 @@ def test_the_cache_works_in_a_time_namespace(tmp_path: Path, family: Family, pro
             # The beat counts by the clock of the programs: it ends with the daemon.
             assert daemon.process is not None
             daemon.process.send_signal(signal.SIGSTOP)
-            eventually(lambda: is_seen_by_conntrack(daemon, own))
+            eventually(lambda: kernel_sees(own))
             daemon.process.send_signal(signal.SIGCONT)
             own.await_cache()
-
-
-def is_seen_by_conntrack(daemon: Daemon, own: Talk) -> bool:
-    """Whether it counts all of the client's packets."""
-    before = tracked(daemon.cluster, own).packets
-    for _ in range(20):
-        own.ask()
-    return tracked(daemon.cluster, own).packets - before >= 20

@@ -12,6 +12,7 @@ from harness import traffic
 from harness.cached_router import (
     CLIENT,
     FAMILIES,
+    FLOWS,
     FRONTEND_PORT,
     LONG,
     MACS,
@@ -45,24 +46,6 @@ table inet others {
 """
 LEASE, EXPIRY = 1.0, 2.0
 """Seconds, of the crate."""
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Router]:
-    skip_without_cache()
-    with router() as made:
-        yield made
-
-
-@pytest.fixture
-def flow(stage: Router, request: pytest.FixtureRequest) -> Iterator[Datagrams]:
-    with datagrams(stage, request.param) as made:
-        yield made
-
-
-FLOWS = pytest.mark.parametrize(
-    "flow", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"], indirect=True
-)
 
 
 @contextmanager

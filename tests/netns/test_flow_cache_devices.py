@@ -2,13 +2,10 @@
 they leave.
 """
 
-from collections.abc import Iterator
-
-import pytest
-
 from harness import traffic
 from harness.cached_router import (
     FAMILIES,
+    FLOWS,
     MACS,
     Datagrams,
     Router,
@@ -16,32 +13,12 @@ from harness.cached_router import (
     connection,
     counted,
     datagrams,
-    router,
-    skip_without_cache,
 )
 from harness.waiting import eventually
 from kbe_nat.family import Family
 
 ETHERTYPES = {Family.IPV4: b"\x08\x00", Family.IPV6: b"\x86\xdd"}
 RST = 0x04
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Router]:
-    skip_without_cache()
-    with router() as made:
-        yield made
-
-
-@pytest.fixture
-def flow(stage: Router, request: pytest.FixtureRequest) -> Iterator[Datagrams]:
-    with datagrams(stage, request.param) as made:
-        yield made
-
-
-FLOWS = pytest.mark.parametrize(
-    "flow", [Family.IPV4, Family.IPV6], ids=["ipv4", "ipv6"], indirect=True
-)
 
 
 def await_count(stage: Router, before: int) -> None:

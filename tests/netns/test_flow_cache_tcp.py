@@ -5,7 +5,6 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,8 +17,6 @@ from harness.cached_router import (
     Router,
     connection,
     counted,
-    router,
-    skip_without_cache,
 )
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -29,13 +26,6 @@ CHUNK = os.urandom(1 << 16)
 CHUNKS = 160
 ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER: a RST instead of a FIN."""
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Router]:
-    skip_without_cache()
-    with router() as made:
-        yield made
 
 
 def stream(near: socket.socket, far: socket.socket) -> bool:
