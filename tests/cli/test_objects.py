@@ -9,6 +9,19 @@ import pytest
 
 from harness.verbs import SEED, VIP, Ran
 
+VERBS = pytest.mark.parametrize(
+    "verb",
+    [
+        ("explain", "--from", "10.0.2.15", "--to", f"{VIP}:80"),
+        ("dump",),
+        ("diff", "saved"),
+        ("replay", "in.pcap"),
+        ("shadow", "--existing"),
+    ],
+    ids=lambda verb: verb[0],
+)
+"""Verbs that read objects once, with what they ask for beside them."""
+
 
 def test_a_wrong_field_is_named_with_file_object_and_path(
     kbe: Ran, capture: Path, tmp_path: Path
@@ -50,17 +63,7 @@ def test_without_services_rules_are_a_frame_and_packets_pass(
 
 @pytest.mark.parametrize("text", [b"", b"\n \n"], ids=["nothing", "blank"])
 @pytest.mark.parametrize("stream", ["-", "/dev/stdin"])
-@pytest.mark.parametrize(
-    "verb",
-    [
-        ("explain", "--from", "10.0.2.15", "--to", f"{VIP}:80"),
-        ("dump",),
-        ("diff", "saved"),
-        ("replay", "in.pcap"),
-        ("shadow", "--existing"),
-    ],
-    ids=lambda verb: verb[0],
-)
+@VERBS
 def test_a_stream_without_a_byte_is_no_empty_cluster(
     capture: Path, verb: tuple[str, ...], stream: str, text: bytes
 ) -> None:
@@ -81,17 +84,7 @@ def test_a_stream_without_a_byte_is_no_empty_cluster(
 KUBECONFIG = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: []\nusers: []\n"
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        ("explain", "--from", "10.0.2.15", "--to", f"{VIP}:80"),
-        ("dump",),
-        ("diff", "saved"),
-        ("replay", "in.pcap"),
-        ("shadow", "--existing"),
-    ],
-    ids=lambda verb: verb[0],
-)
+@VERBS
 def test_f130_verbs_that_read_files_once_end_with_what_is_wrong(
     kbe: Ran, capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]
 ) -> None:

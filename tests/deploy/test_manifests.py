@@ -58,12 +58,17 @@ def test_its_privilege_is_net_admin_and_its_rules_stay(objects: Objects) -> None
     assert own["lifecycle"]["preStop"]["exec"]["command"] == ["kbe-nat", "handover"]
 
 
-def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) -> None:
-    shutil.copytree(DEPLOY, tmp_path / "deploy")
-    path = tmp_path / "deploy/site/kustomization.yaml"
+def with_component(kubectl: Path, folder: Path, name: str) -> Objects:
+    """The base with a component, as a site would have it."""
+    shutil.copytree(DEPLOY, folder / "deploy")
+    path = folder / "deploy/site/kustomization.yaml"
     path.parent.mkdir()
-    path.write_text("resources: [../base]\ncomponents: [../components/every-packet]\n")
-    objects = kustomize(kubectl, path.parent)
+    path.write_text(f"resources: [../base]\ncomponents: [../components/{name}]\n")
+    return kustomize(kubectl, path.parent)
+
+
+def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) -> None:
+    objects = with_component(kubectl, tmp_path, "every-packet")
     own = container(objects)
     assert own["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
     assert "/run/xtables.lock" in [mount["mountPath"] for mount in own["volumeMounts"]]
@@ -71,11 +76,7 @@ def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) ->
 
 
 def test_cached_gets_what_its_programs_need(kubectl: Path, tmp_path: Path) -> None:
-    shutil.copytree(DEPLOY, tmp_path / "deploy")
-    path = tmp_path / "deploy/site/kustomization.yaml"
-    path.parent.mkdir()
-    path.write_text("resources: [../base]\ncomponents: [../components/cached]\n")
-    objects = kustomize(kubectl, path.parent)
+    objects = with_component(kubectl, tmp_path, "cached")
     added = container(objects)["securityContext"]["capabilities"]["add"]
     assert added == ["NET_ADMIN", "BPF", "PERFMON"]
     test_every_object_is_of_the_published_schema(objects)
