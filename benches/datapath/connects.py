@@ -5,11 +5,10 @@ Writes benches/results/connects.json and a part of benches/RESULTS.md. Needs roo
 """
 
 import argparse
-import json
 from typing import Final
 
 from benches.datapath.beside import BASELINE, Compared, compare, standing
-from benches.harness.report import PAGE, figure, machine, part, table
+from benches.harness.report import figure, machine, store, table
 from kbe_nat.family import Family
 from kbe_nat.lab.live.objects import objects
 from kbe_nat.lab.live.traffic import Connections
@@ -96,10 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds = arguments.rounds
     results = {str(services): measure(services, rounds) for services in arguments.services}
-    (PAGE.parent / "results/connects.json").write_text(json.dumps(results, indent=2) + "\n")
-    text = page(results, rounds)
-    part("connects", "make bench-datapath", text)
-    print(text)
+    store("connects", "make bench-datapath", results, page(results, rounds))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Writes benches/results/established.json and a part of benches/RESULTS.md. Needs 
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 from benches.datapath.beside import BASELINE, Compared, compare, standing
 from benches.harness.processes import ROOT, compile_program
-from benches.harness.report import PAGE, figure, machine, part, table
+from benches.harness.report import figure, machine, store, table
 from kbe_nat._native import FlowCache
 from kbe_nat.family import Family
 from kbe_nat.lab.live.objects import PODS, objects
@@ -244,10 +243,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     families = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
     results = {title: summary(measure(family, rounds)) for title, family in families.items()}
-    (PAGE.parent / "results/established.json").write_text(json.dumps(results, indent=2) + "\n")
-    text = page(results, rounds)
-    part("established", "make bench-datapath", text)
-    print(text)
+    store("established", "make bench-datapath", results, page(results, rounds))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ benches/results/datapath.json and a part of benches/RESULTS.md. Needs root.
 """
 
 import argparse
-import json
 from typing import Final
 
 from benches.datapath.rows import PATHS, Row, measure, median, places, scenario, values
 from benches.datapath.yardstick import Yardstick
 from benches.harness.processes import ROOT
-from benches.harness.report import figure, machine, part, table
+from benches.harness.report import figure, machine, store, table
 from kbe_nat.lab import Result
 from kbe_nat.lab.live.scenario import Cpu, WayChoice
 from kbe_nat.lab.live.ways import register
@@ -61,11 +60,9 @@ def main() -> None:
     )
     rows = [row(result, way, services) for way, services in places(result)]
     rows = [line for line in rows if any(line[field] is not None for field in FIELDS)]
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     head = f"{machine()} Rounds: {arguments.rounds}; medians (lowest to highest)."
     text = f"{head}\n\n{table(*view(rows))}{comparison(result)}"
-    part("datapath", "make bench-datapath", text)
-    print(text)
+    store("datapath", "make bench-datapath", rows, text)
 
 
 def row(result: Result, way: str, services: int) -> Row:

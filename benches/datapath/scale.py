@@ -14,12 +14,10 @@ from benches.datapath.files import ENDPOINTS, changed_files
 from benches.datapath.rows import PATHS, Row, measure, median, places, scenario, values
 from benches.datapath.run import FIELDS
 from benches.datapath.run import RESULTS as DATAPATHS
-from benches.harness.processes import ROOT
-from benches.harness.report import figure, machine, part, table
+from benches.harness.report import figure, machine, store, table
 from kbe_nat.lab import Result
 from kbe_nat.lab.live.scenario import Connects, Programming, WayChoice
 
-RESULTS: Final = ROOT / "benches/results/scale.json"
 CONNECTS: Final = ("connects_per_s", "connect_us_p50", "connect_us_p99")
 
 
@@ -53,11 +51,9 @@ def main() -> None:
     most = max(arguments.services)
     print(f"{most} Services in files, of which one endpoint changes", file=sys.stderr)
     rows[-1] |= changed_files(most, arguments.changes)
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
     add_programming(rows)
     text = f"{machine()} Rounds: {arguments.rounds}; medians.\n\n{table(*view(rows))}"
-    part("scale", "make bench-datapath", text)
-    print(text)
+    store("scale", "make bench-datapath", rows, text)
 
 
 def row(result: Result, way: str, services: int) -> Row:

@@ -44,6 +44,13 @@ def part(name: str, verb: str, text: str) -> None:
     PAGE.write_text(f"{head}{start}\n{text}{end}{tail}")
 
 
+def store(name: str, verb: str, results: Any, text: str) -> None:
+    """Keep what a benchmark has measured in benches/results and on the page, and show it."""
+    (PAGE.parent / f"results/{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    part(name, verb, text)
+    print(text)
+
+
 def by_services(
     name: str,
     measure: Callable[[int, int], dict[str, Any]],
@@ -62,7 +69,6 @@ def by_services(
     parser.add_argument("--rounds", type=int, default=rounds, help="times that each is measured")
     arguments = parser.parse_args()
     rows = [measure(services, arguments.rounds) for services in arguments.services]
-    (PAGE.parent / f"results/{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     lines = [
         [
             f"{row['services']:,}",
@@ -73,8 +79,7 @@ def by_services(
     ]
     columns = ["Services", "endpoints", *fields]
     text = f"{machine()} Rounds: {arguments.rounds}.\n\n{table(columns, lines)}"
-    part(name, f"make bench-{name}", text)
-    print(text)
+    store(name, f"make bench-{name}", rows, text)
 
 
 def figure(value: float) -> str:
