@@ -355,15 +355,19 @@ def test_another_user_is_not_answered() -> None:
         ("explain", {"packet": 7}, "explain: packet: expected str, got int, not 7"),
         (
             "drain",
-            {"backend": "10.0.0.1", "seconds": -1},
+            {"backends": ["10.0.0.1"], "seconds": -1},
             "drain: seconds: expected float >= 0.0, not -1",
         ),
         (
             "drain",
-            {"backend": "10.0.0.1", "is_followed": "no"},
+            {"backends": ["10.0.0.1"], "is_followed": "no"},
             "drain: is_followed: expected bool",
         ),
-        ("drain", {"backend": "\x1b[2J"}, r"drain: 'backend': it cannot be printed: '\\x1b\[2J'"),
+        (
+            "strategy",
+            {"service": "\x1b[2J"},
+            r"strategy: 'service': it cannot be printed: '\\x1b\[2J'",
+        ),
         ("status", {"colour": "red"}, "status: .*colour"),
         ("delete", {"limit": 1}, "delete: .*limit"),
         ("dump", {"form": "pf", "names": "modern"}, "dump: form: invalid enum value 'pf'"),

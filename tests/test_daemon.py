@@ -106,8 +106,13 @@ def test_a_drained_backend_gets_no_new_flows_until_the_drain_is_undone() -> None
             made.drain(wrong, None)
         with pytest.raises(NotFoundError):
             made.undrain(wrong)
-    with pytest.raises(ArgumentError, match=r"10\.0\.0\.2:9876 is not being drained"):
-        made.undrain("10.0.0.2:9876")
+    assert made.undrain("10.0.0.2:9876") == 0, "it was not drained"
+    made.drain("10.0.0.1", None)
+    with pytest.raises(ArgumentError, match=r"10\.0\.0\.1:9876 is drained as all of 10\.0\.0\.1"):
+        made.undrain("10.0.0.1:9876")
+    made.drain("10.0.0.1:9876", None)
+    assert made.undrain("10.0.0.1") == 2, "the address, and its port"
+    assert set(weights(made).values()) == {1}
 
 
 def test_what_is_left_of_a_drain_is_ended_at_its_deadline() -> None:
@@ -140,8 +145,8 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         "names": {"kind": "services"},
         "explain": {"packet": SYN.hex()},
         "strategy": {"service": "default/web", "strategy": "rr"},
-        "drain": {"backend": "10.0.0.1", "is_followed": False},
-        "undrain": {"backend": "10.0.0.1"},
+        "drain": {"backends": ["10.0.0.1"], "is_followed": False},
+        "undrain": {"backends": ["10.0.0.1"]},
         "delete": {"flows": [["udp", ["192.0.2.1", 1], ["192.0.2.2", 80]]]},
         "dump": {"form": "nft", "names": "modern"},
     }
@@ -170,7 +175,8 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         ("flows", {"source": "nowhere"}, "source is an IP address, not 'nowhere'"),
         ("strategy", {"service": "default/web", "strategy": "best"}, "'best' is no strategy"),
         ("explain", {"packet": "xyz"}, "not hexadecimal"),
-        ("drain", {"backend": 7}, "7"),
+        ("drain", {"backends": 7}, "7"),
+        ("drain", {"backends": []}, "backends: expected array of length >= 1"),
     ],
 )
 def test_what_is_asked_wrong_is_told(

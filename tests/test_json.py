@@ -10,6 +10,7 @@ from typing import Any
 import click
 import jsonschema
 import pytest
+import yaml
 
 from harness.captures import pcap
 from harness.full_engine import controller_with, verbs_of
@@ -21,12 +22,14 @@ from kbe_nat.daemon.control_socket import ControlServer
 
 ROOT = Path(__file__).parent.parent
 COUNTERS = "active flows packets bytes connect"
+PORT = "service namespace name port_name"
 SERVICE = (
-    f"name labels protocol family frontends strategy backends affinity_seconds {COUNTERS} refused"
+    f"{PORT} type cluster_ip labels protocol family frontends strategy backends draining"
+    f" affinity_seconds {COUNTERS} refused"
 )
 POLICIES = "internal_traffic_policy external_traffic_policy source_ranges endpoints"
 FLOW = (
-    "protocol state timeout age source destination reply_source reply_destination service assured"
+    f"protocol state timeout age source destination reply_source reply_destination {PORT} assured"
     " replied masquerade packets bytes kernel"
 )
 
@@ -52,13 +55,13 @@ def socket(tmp_path: Path) -> Iterator[Path]:
     ("verb", "fields"),
     [
         ("get services", SERVICE),
-        ("get endpoints", f"service backend weight state active over inactive {COUNTERS[7:]}"),
+        ("get endpoints", f"{PORT} backend weight state active over inactive {COUNTERS[7:]}"),
         ("describe service default/web", f"{SERVICE} {POLICIES}"),
         ("get flows", FLOW),
         ("conntrack -L", FLOW),
         (
             "get stats",
-            "actions causes flows assured affinities expired evicted truncated leased_ports"
+            "actions causes entries assured affinities expired evicted truncated leased_ports"
             " most_leased_ports leasable_ports kernel uncached_devices queues",
         ),
         (
@@ -103,6 +106,7 @@ LIVE = {
     "get rules": "[RulesRow](#rulesrow)",
     "drain 10.0.0.1 --no-wait": "[DrainRow](#drainrow)",
     "drain svc/web --no-wait": "[DrainRow](#drainrow)",
+    "top --iterations 1 -d 0.1": "[LoadRow](#loadrow)",
     "version": "[VersionRow](#versionrow)",
     "explain --live --from 10.0.0.1 --to 172.30.228.255:80": "[VerdictRow](#verdictrow)",
 }
@@ -146,6 +150,36 @@ def test_no_verb_escapes() -> None:
         verb for verb in verbs if not any(f"{each} ".startswith(f"{verb} ") for each in asked)
     } == set()
     assert ELSEWHERE.keys() <= verbs
+
+
+def test_every_verb_with_json_has_yaml_too() -> None:
+    for name in verbs_with_output(app):
+        command: Any = app
+        for word in name.split():
+            command = command.commands[word]
+        [flag] = [each for each in command.params if "-o" in each.opts]
+        assert ("json" in flag.help, "yaml" in flag.help) == (True, True), name
+
+
+@pytest.mark.parametrize("verb", LIVE)
+def test_yaml_is_the_same_document(
+    socket: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb.split(), "--socket", str(socket), "-o", "yaml"]) == 0
+    [result] = [each for each in yaml.safe_load_all(capsys.readouterr().out) if each]
+    VALIDATOR.validate(result)
+    assert list(mismatches(content(result), LIVE[verb])) == []
+
+
+def test_names_need_no_splitting(socket: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all three lists by the same fields."""
+    rows = {}
+    for kind in ("services", "endpoints", "flows"):
+        assert main(["get", kind, "--socket", str(socket), "-o", "json"]) == 0
+        rows[kind] = json.loads(capsys.readouterr().out)["items"][0]
+        names = [rows[kind][name] for name in PORT.split()]
+        assert names == ["default/web", "default", "web", ""]
+    assert (rows["services"]["type"], rows["services"]["cluster_ip"]) == ("ClusterIP", VIP)
 
 
 @pytest.mark.parametrize("verb", LIVE)

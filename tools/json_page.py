@@ -25,6 +25,7 @@ SOURCES: Final = (
     "cli/shadow.py",
     "doctor.py",
     "cli/demo.py",
+    "cli/top.py",
     "playground/rows.py",
     "cli/lab.py",
     "lab/report.py",
@@ -43,7 +44,8 @@ Backends are texts, `address:port`; frontends have kind, address and port; a con
 
 A list is an object with `apiVersion` (`kbe-nat.io/v1`), `kind` (`ServiceList`) and its rows as
 `items`; one name that has one row is the row itself, with `apiVersion` and `kind`. `conntrack -E`,
-`decisions -f`, `drain`, `shadow` and `-w` print one document per line.
+`decisions -f`, `drain`, `top`, `shadow` and `-w` print one document per line. Every verb prints the
+same documents as YAML by `-o yaml`.
 """
 
 

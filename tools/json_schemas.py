@@ -18,6 +18,7 @@ from kbe_nat.cli.lab import ScenarioRow
 from kbe_nat.cli.output import API_VERSION
 from kbe_nat.cli.shadow import DisagreementRow, ShadowRow
 from kbe_nat.cli.summary import ReplayRow
+from kbe_nat.cli.top import LoadRow
 from kbe_nat.daemon import rows
 from kbe_nat.doctor import Check
 from kbe_nat.explain import VerdictRow
@@ -57,6 +58,7 @@ ALONE: Final[dict[str, type[Any]]] = {
     "Disagreement": DisagreementRow,
     "Shadow": ShadowRow,
     "Demo": DemoRow,
+    "Load": LoadRow,
 }
 """Kinds that are no rows of lists."""
 

@@ -199,6 +199,13 @@ def port_names(name: str, numbers: Iterable[int]) -> set[str]:
     return {name, service, *(f"{service}:{number}" for number in numbers)}
 
 
+def port_parts(name: str) -> tuple[str, str, str]:
+    """Namespace, Service and port that the name of a service port has; an unnamed port has none."""
+    place, _, port = name.partition(":")
+    namespace, _, service = place.partition("/")
+    return namespace, service, port
+
+
 def join_address(address: str, port: int) -> str:
     """Address and port as one text; an IPv6 address stands in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

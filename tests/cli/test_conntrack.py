@@ -202,6 +202,28 @@ def test_ipvs_counts(ask: Ran, flag: str, numbers: str) -> None:
     assert server.split()[2:] == backend.split()[2:] == numbers.split()
 
 
+@pytest.mark.parametrize("flags", ["-Ln", "-Ln --stats", "-Ln --rate"])
+def test_ipvs_counts_a_service_port_once(ask: Ran, controller: Controller, flags: str) -> None:
+    """So that a sum over the list is the number of connections."""
+    key = ("default", "web")
+    part = EndpointSlice(
+        "web-1", Family.IPV4, (SlicePort("", "udp", 9876),), (Endpoint("10.0.0.1"),)
+    )
+    service = Service(
+        *key, (VIP,), (ServicePort("", "udp", 80),), external_ips=("203.0.113.1", "203.0.113.2")
+    )
+    controller.apply(Snapshot(2, (service,), {key: (part,)}))
+    code, out, err = ask("ipvs", *flags.split())
+    backends = [line.split() for line in out.splitlines() if "10.0.0.1:9876" in line]
+    assert (code, len(backends), "counted as a whole" in err) == (0, 3, True)
+    assert "-" not in backends[0][2:]
+    assert all(line[-2:] == ["-", "-"] for line in backends[1:])
+    _, out, err = ask("ipvs", *flags.split(), "-u", "203.0.113.2:80")
+    [line] = [line for line in out.splitlines() if "10.0.0.1:9876" in line]
+    assert line.split() == backends[0], "where it is alone, it has them"
+    assert "counted as a whole" in err
+
+
 def test_a_masqueraded_connection_is_found_by_either_address(ask: Ran) -> None:
     row = next(iter(ask_rows_of(ask)))
     row = replace(row, masquerade=True, reply_destination=("10.0.2.15", 5555))

@@ -200,7 +200,7 @@ def test_one_name_is_the_object_itself(
 
 
 def test_a_template_of_one_name_begins_at_the_object(ask: Ran) -> None:
-    assert ask("get", "svc", "web", "-o", "jsonpath={.name} {.kind}")[1] == "default/web Service"
+    assert ask("get", "svc", "web", "-o", "jsonpath={.service} {.kind}")[1] == "default/web Service"
     assert ask("get", "svc", "-o", "jsonpath={.items[0].name}")[1] != ""
     code, out, err = ask("get", "svc", "-o", "jsonpath={.items[9].name}")
     assert (code, out) == (2, "")
@@ -211,10 +211,10 @@ def test_a_template_of_one_name_begins_at_the_object(ask: Ran) -> None:
 def test_a_template_for_a_list_has_one_whatever_the_names(ask: Ran, names: tuple[str, ...]) -> None:
     kind = [] if names[:1] == ("svc/web",) else ["svc"]
     for template in (
-        "{.items[*].name}",
-        ".items[*].name",
-        "{range .items[*]}{.name} {end}",
-        "{['items'][*].name}",
+        "{.items[*].service}",
+        ".items[*].service",
+        "{range .items[*]}{.service} {end}",
+        "{['items'][*].service}",
     ):
         code, out, err = ask("get", *kind, *names, "-o", f"jsonpath={template}")
         assert (code, err) == (0, "") and "default/web" in out.split()
@@ -497,7 +497,10 @@ def test_changes_have_words(
         line = watcher.stdout.readline()
         if form == "json":
             document = json.loads(line)
-            assert (document["kind"], document["object"]["name"]) == ("WatchEvent", "default/web")
+            assert (document["kind"], document["object"]["service"]) == (
+                "WatchEvent",
+                "default/web",
+            )
             assert document["object"]["kind"] == "Service"
             events.append(document["type"])
         else:

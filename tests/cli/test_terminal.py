@@ -1,5 +1,6 @@
 """Terminals that are narrow, and terminals whose users want nothing but text."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_top_goes_on_into_a_pipe(socket: Path) -> None:
         assert process.wait(30) == 130
 
 
+def test_top_prints_a_document_a_turn(ask: Ran) -> None:
+    flags = ("--iterations", "2", "-d", "0.1", "-n", "default", "-o", "json")
+    code, out, _ = ask("top", *flags)
+    turns = [json.loads(line) for line in out.splitlines()]
+    assert (code, [turn["kind"] for turn in turns]) == (0, ["Load", "Load"])
+    assert turns[0]["time"] < turns[1]["time"] and turns[1]["seconds"] >= 0.1
+    [endpoint] = turns[1]["endpoints"]
+    assert (endpoint["name"], endpoint["active"], endpoint["new_per_second"]) == ("web", 3, 0)
+    assert ask("top", *flags[:-4], "-n", "nowhere", "-o", "json")[1].count('"endpoints": []') == 2
+
+
 def test_top_ends_after_its_looks(ask: Ran) -> None:
     code, out, _ = ask("top", "--iterations", "2", "-d", "0.1")
     assert (code, out.count("packets/s,")) == (0, 2)
@@ -146,6 +158,33 @@ def test_what_is_drained_of_the_last_backend_is_said(ask: Ran, socket: Path) -> 
     assert (code, err) == (0, said)
     assert '"unserved": ["default/web"]' in out
     assert '"unserved": []' in ask("drain", "web", "--undo", "-o", "json")[1]
+
+
+def test_several_backends_are_drained_at_once(ask: Ran) -> None:
+    code, out, err = ask("drain", "10.0.0.1:9876", "nowhere", "--no-wait")
+    assert (code, out) == (1, "") and '"default/nowhere" not found' in err
+    assert ask("get", "status", "-o", "jsonpath={.drains}")[1] == "[]", "none of them"
+    code, out, _ = ask("drain", "10.0.0.1:9876", "svc/web", "--no-wait")
+    assert (code, out) == (
+        0,
+        "10.0.0.1:9876: 3 connections left after 0 s\ndefault/web: 3 connections left after 0 s\n",
+    )
+    assert "1, 1 draining" in ask("get", "svc")[1], "the list says so"
+    assert ask.json("get", "svc", "web")["draining"] == 1
+    assert "1, 1 draining" not in ask("get", "svc", "--no-headers", "-o", "name")[1]
+
+
+def test_a_drain_is_undone_once(ask: Ran) -> None:
+    assert ask("drain", "web", "--no-wait")[0] == 0
+    assert ask("drain", "10.0.0.1", "--undo") == (0, "10.0.0.1 gets new connections again\n", "")
+    for name in ("10.0.0.1", "10.0.0.1:9876", "web"):
+        shown = f"default/{name}" if name == "web" else name
+        said = f"{shown} was not drained: nothing to undo\n"
+        assert ask("drain", name, "--undo") == (0, said, "")
+    assert ask("drain", "10.0.0.9", "--undo")[0] == 1, "it is no backend"
+    assert ask("drain", "10.0.0.1", "--no-wait")[0] == 0
+    code, _, err = ask("drain", "web", "--undo")
+    assert (code, "10.0.0.1:9876 is drained as all of 10.0.0.1: undo that" in err) == (2, True)
 
 
 def test_ctrl_c_says_that_the_drain_stays(socket: Path) -> None:

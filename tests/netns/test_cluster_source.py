@@ -244,7 +244,7 @@ def test_files_stand_beside_the_server(here: Node) -> None:
     here.daemon.sources += ("--manifests", str(objects))
     here.start()
     here.serves("a")
-    names = {row["name"] for row in here.daemon.get("services")}
+    names = {row["service"] for row in here.daemon.get("services")}
     assert names == {
         f"default/{name}:{protocol}"
         for name in ("dns4", "dns6", "extra")

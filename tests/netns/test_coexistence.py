@@ -87,7 +87,7 @@ def test_f93_both_proxies_answer_and_their_rules_stay_byte_for_byte(
     before = foreign_rules(cluster.node)
     assert "KUBE-SERVICES" in before or "table ip kube-proxy" in before
     daemon.start("--service-proxy-name", "kbe-nat", "--mode", mode, "--strategy", "rr")
-    assert {row["name"].split("/")[1][:3] for row in daemon.get("services")} == {"dns"}
+    assert {row["name"][:3] for row in daemon.get("services")} == {"dns"}
     assert "kube-proxy" not in daemon.log, "it is no rival"
     for _ in range(2):
         for front in theirs:

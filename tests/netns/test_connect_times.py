@@ -163,7 +163,7 @@ def test_operators_see_connect_times(daemon: Daemon) -> None:
     daemon.start()
 
     def row() -> dict[str, float]:
-        [web] = [each for each in daemon.get("services") if "simpleservice" in each["name"]]
+        [web] = [each for each in daemon.get("services") if each["name"] == "simpleservice"]
         return web["connect"] or {"count": 0}
 
     def is_measured() -> bool:

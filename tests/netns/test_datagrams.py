@@ -313,7 +313,7 @@ def test_a_port_that_is_renamed_keeps_its_flows(
         before = clients.asked()
         assert set(before) == {"a", "b"}
         daemon.write("dns.yaml", objects.replace("name: dns,", "name: renamed,"))
-        eventually(lambda: any("renamed" in row["name"] for row in daemon.get("services")), 30)
+        eventually(lambda: any(row["port_name"] == "renamed" for row in daemon.get("services")), 30)
         assert clients.asked() == before
         assert {flow["service"] for flow in daemon.get("flows")} == {f"default/dns{family}:renamed"}
 

@@ -92,7 +92,7 @@ def test_a_new_service_is_there_within_two_seconds(daemon: Daemon, browser: Brow
     browser.until("#rows", "simpleservice")
     assert "another" not in browser.text("#rows")
     daemon.write("another.yaml", ANOTHER)
-    eventually(lambda: any("another" in row["name"] for row in daemon.get("services")))
+    eventually(lambda: any(row["name"] == "another" for row in daemon.get("services")))
     served = time.monotonic()
     browser.until("#rows", "another:web")
     # The second look of the command line takes a while, too.

@@ -67,7 +67,7 @@ def test_f16_what_is_wrong_leaves_the_last_good_state(daemon: Daemon) -> None:
     ):
         daemon.write(name, text)
         eventually(lambda: complaint in daemon.log)  # noqa: B023
-        assert [row["name"] for row in daemon.get("services")] == ["default/simpleservice"]
+        assert [row["service"] for row in daemon.get("services")] == ["default/simpleservice"]
         assert "172.30.228.255" in curl(daemon.cluster)
     assert any(complaint in line for line in daemon.get("status")["refused"])
     daemon.write("bad.yaml", NOBODY)

@@ -15,11 +15,12 @@ from typing import Annotated, Final
 import click
 
 from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.listing import Output
 from kbe_nat.cli.flags.options import Socket, refuse_on_command_line
 from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name, parameter_names
 from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of, with_any
 from kbe_nat.cli.kinds import NAMES
-from kbe_nat.cli.output import show_document, show_json_rows
+from kbe_nat.cli.output import document_of, show_document, show_next, show_rows
 from kbe_nat.cli.verb import HabitCommand, verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowCountRow, FlowRow, StatsRow
@@ -42,6 +43,11 @@ class TaskSettings:
     mask: tuple[str, ...] = ()
     """Kinds of events; none: all."""
     output: frozenset[str] = frozenset()
+
+    @property
+    def document(self) -> Output | None:
+        """How documents are written, where they are asked for."""
+        return next((Output(form) for form in DOCUMENTS if form in self.output), None)
 
 
 def parse_mask(text: str) -> tuple[str, ...]:
@@ -70,7 +76,9 @@ EVENTS: Final = {
     "UPDATE": ("UPDATE",),
     "DESTROY": ("DESTROY",),
 }
-FORMS: Final = ("extended", "timestamp", "ktimestamp", "id", "json")
+DOCUMENTS: Final = ("json", "yaml")
+"""Forms that have all that there is."""
+FORMS: Final = ("extended", "timestamp", "ktimestamp", "id", *DOCUMENTS)
 TASK_FLAGS: Final[Flags] = {
     "list_them": Flag("--list", "-L", help="List connections; the default."),
     "get": Flag("--get", "-G", help="Show the connection of -p, -s, -d, --sport and --dport."),
@@ -93,8 +101,8 @@ TASK_FLAGS: Final[Flags] = {
             "--output",
             "-o",
             metavar="FORM",
-            help="json, or extended, timestamp (of an event), ktimestamp (when it began), id, with"
-            " commas between.",
+            help="json, yaml; or extended, timestamp (of an event), ktimestamp (when it began), id,"
+            " with commas between.",
             words=FORMS,
         ),
         parse_form,
@@ -161,8 +169,8 @@ def conntrack(
         return 0
     if task.flush:
         (ended,) = ask(socket, "flush", int)
-        if "json" in task.output:
-            show_document(FlowCountRow(ended))
+        if task.document:
+            show_document(FlowCountRow(ended), task.document)
         _say(f"connection tracking table has been emptied: {ended} flow entries.")
         return 0
     if task.delete:
@@ -170,15 +178,15 @@ def conntrack(
     rows = filter(flows.matches, ask_rows(socket, "flows", FlowRow, **flows.parameters()))
     if task.count:
         count = sum(1 for _ in rows)
-        if "json" in task.output:
-            show_document(FlowCountRow(count))
+        if task.document:
+            show_document(FlowCountRow(count), task.document)
         else:
             print(count)
         return 0
     if task.get:
         return _get(rows, flows, task)
-    if "json" in task.output:
-        show_json_rows(rows, "Flow")
+    if task.document:
+        show_rows(rows, "Flow", task.document)
         return 0
     shown = 0
     for row in rows:
@@ -199,13 +207,15 @@ def _check(command: click.Context, task: TaskSettings, flows: FlowFilter) -> Non
         )
     if task.mask and not task.events:
         raise SettingError("--event-mask", "it has no effect without -E")
-    if "json" in task.output and len(task.output) > 1:
-        raise SettingError("--output", "json has all that there is, and stands alone")
+    if task.document and len(task.output) > 1:
+        raise SettingError(
+            "--output", f"{task.document.form} has all that there is, and stands alone"
+        )
     if "timestamp" in task.output and not task.events:
         reason = "timestamp is of events (-E); ktimestamp shows when a connection began"
         raise SettingError("--output", reason)
-    if (task.flush or task.statistics or task.count) and task.output - {"json"}:
-        raise SettingError("--output", "where connections are counted it is json, or text")
+    if (task.flush or task.statistics or task.count) and task.output - {*DOCUMENTS}:
+        raise SettingError("--output", "where connections are counted it is text, json or yaml")
     if task.flush or task.statistics:
         reason = "-F ends all connections; -D ends those that match" if task.flush else "-S counts"
         refuse_on_command_line(
@@ -224,8 +234,8 @@ def _get(rows: Iterator[FlowRow], flows: FlowFilter, task: TaskSettings) -> int:
     if row is None:
         _say("Operation failed: such conntrack doesn't exist")
         return NOTHING
-    if "json" in task.output:
-        show_document(row)
+    if task.document:
+        show_document(row, task.document)
     else:
         print(line(row, form=task.output))
         _say("1 flow entries have been shown.")
@@ -242,8 +252,8 @@ def _delete(socket: Path, flows: FlowFilter, task: TaskSettings) -> int:
         page = rows[start : start + AT_ONCE]
         ends = [(row.protocol, row.source, row.destination) for row in page]
         ended += sum(ask(socket, "delete", int, flows=ends))
-    if "json" in task.output:
-        show_json_rows(rows, "Flow")
+    if task.document:
+        show_rows(rows, "Flow", task.document)
     else:
         for row in rows:
             print(line(row, form=task.output))
@@ -254,13 +264,13 @@ def _delete(socket: Path, flows: FlowFilter, task: TaskSettings) -> int:
 def _print_statistics(socket: Path, task: TaskSettings) -> None:
     """As conntrack -S, but the engine's tables are of all processors."""
     (stats,) = ask(socket, "stats", StatsRow)
-    if "json" in task.output:
-        show_document(stats)
+    if task.document:
+        show_document(stats, task.document)
         return
-    invalid = stats.causes.get("invalid", 0)
+    causes = {name: stats.causes.get(name, 0) for name in ("established", "new", "invalid")}
     print(
-        f"entries={stats.flows} assured={stats.assured} found={stats.causes.get('established', 0)}"
-        f" insert={stats.causes.get('new', 0)} invalid={invalid} expired={stats.expired}"
+        f"entries={stats.entries} assured={stats.assured} found={causes['established']}"
+        f" insert={causes['new']} invalid={causes['invalid']} expired={stats.expired}"
         f" early_drop={stats.evicted} drop={stats.actions.get('drop', 0)}"
         f" reject={stats.actions.get('reject', 0)}"
     )
@@ -336,8 +346,8 @@ def _watch(socket: Path, flows: FlowFilter, task: TaskSettings) -> None:
             continue
         if task.mask and event.event not in task.mask:
             continue
-        if "json" in task.output:
-            show_document(event, indent=None)
+        if task.document:
+            show_next(document_of(event), task.document)
         else:
             print(line(event.flow, event.event, task.output), flush=True)
 

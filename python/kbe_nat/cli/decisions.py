@@ -22,7 +22,7 @@ from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.kinds import NAMES, service_name
 from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
-from kbe_nat.cli.output import show_document
+from kbe_nat.cli.output import document_of, show_next
 from kbe_nat.cli.table import cut, fitting
 from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.cli.verb import verb
@@ -116,10 +116,8 @@ def decisions(
             for line in (*heading, cells(row)):
                 _print_followed(line)
             heading = []
-        elif listing.output.form == "json":
-            show_document(row, indent=None)
         else:
-            DECISIONS.show(partial(iter, [row]), settings)
+            show_next(document_of(row), listing.output)
 
 
 def _warn_of_kernel(socket: FilePath) -> None:

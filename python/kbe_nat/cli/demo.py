@@ -16,7 +16,7 @@ import msgspec
 from kbe_nat.cli import playground as verbs
 from kbe_nat.cli.explain import ask_daemon, explanation_parts
 from kbe_nat.cli.flags.flag import Flag
-from kbe_nat.cli.flags.options import Format, OutputFormat
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings
 from kbe_nat.cli.flows import FlowQuestion
 from kbe_nat.cli.output import show_document, text_of
 from kbe_nat.cli.verb import verb
@@ -59,7 +59,7 @@ class DemoRow(msgspec.Struct):
     """From the start to the end, when everything is taken away."""
 
 
-@verb()
+@verb(document=DOCUMENT_FLAGS)
 def demo(
     requests: Annotated[
         int, Flag(min=0, max=100_000, help="Requests to share among the pods.")
@@ -68,7 +68,8 @@ def demo(
     seed: Annotated[
         int | None, Flag(min=0, max=2**64 - 1, help="Makes random choices repeatable.")
     ] = None,
-    output: OutputFormat = Format.TEXT,
+    *,
+    document: DocumentSettings,
 ) -> None:
     """Walk through a Service on an example cluster, with real packets in network namespaces.
 
@@ -81,9 +82,10 @@ def demo(
       kbe-nat demo --requests 1000 --strategy wlc --seed 7
     """
     ensure_root("the demo")
+    output = document.output
     seed = secrets.randbits(64) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="kbe-nat-demo-"))
-    walk = _Walk(World(folder), output is Format.TEXT)
+    walk = _Walk(World(folder), output.is_table)
     started = time.monotonic()
     with Interruptions() as interruptions:
         try:
@@ -93,8 +95,8 @@ def demo(
         finally:
             walk.world.down()
     result.seconds = round(time.monotonic() - started, 1)
-    if output is Format.JSON:
-        show_document(result)
+    if output.is_document:
+        show_document(result, output)
     else:
         print(f"Everything is taken away again, after {result.seconds} s. Seed: {seed}.")
     if result.answered != requests:

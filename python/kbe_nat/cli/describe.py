@@ -1,38 +1,26 @@
 """`kbe-nat describe`: everything about Services of the running daemon."""
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final
 
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.cli.flags.listing import (
+    DOCUMENT_FLAGS,
     SELECTION_FLAGS,
-    TEXT,
+    DocumentSettings,
     ListingSettings,
-    Output,
     SelectionSettings,
-    output_flag,
 )
 from kbe_nat.cli.flags.options import Socket
-from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.kinds import Resources, resources
 from kbe_nat.cli.listing import Listing, place_of, selection_parameters
-from kbe_nat.cli.output import connect, traffic
+from kbe_nat.cli.output import connect
 from kbe_nat.cli.verb import verb
 from kbe_nat.cli.views import frontend_text
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
-from kbe_nat.daemon.rows import DescriptionRow
+from kbe_nat.daemon.rows import ConnectRow, DescriptionRow, Pair
 
-
-@dataclass(frozen=True)
-class DocumentSettings:
-    """How a description is written."""
-
-    output: Output = TEXT
-
-
-DOCUMENT_FLAGS: Final[Flags] = {"output": output_flag("text", "yaml", "json")}
 KINDS: Final = ("services",)
 
 
@@ -79,7 +67,7 @@ def describe(
 def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
     seconds = row.affinity_seconds
     lines: list[tuple[str, object]] = [
-        ("Service port", row.name),
+        ("Service port", row.service),
         ("Protocol", f"{row.protocol}, IPv{row.family}"),
         ("Labels", ",".join(f"{key}={row.labels[key]}" for key in row.labels) or "<none>"),
         ("Frontends", ", ".join(map(frontend_text, row.frontends))),
@@ -89,9 +77,9 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
         ("External Traffic Policy", row.external_traffic_policy),
         ("Source Ranges", ", ".join(row.source_ranges) or "<any>"),
         ("Connections", f"{row.active} now, {row.flows} so far"),
-        ("Packets", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[:2])),
-        ("Bytes", "{} to backends, {} back".format(*traffic(row.packets, row.bytes)[2:])),
-        ("Connect Time", "{}, 99 % within {}".format(*connect(row.connect))),
+        ("Packets", _both_ways(row.packets)),
+        ("Bytes", _both_ways(row.bytes)),
+        ("Connect Time", _connect_time(row.connect)),
         ("Refused", ", ".join(f"{n} {cause}" for cause, n in row.refused.items()) or "<none>"),
         ("Endpoints", "" if row.endpoints else "<none>"),
     ]
@@ -99,9 +87,19 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
         state = f", {endpoint.state}" if endpoint.state else ""
         counts = f"{endpoint.active} connections now, {endpoint.flows} so far"
         if endpoint.connect:
-            counts += ", answers in {}, 99 % within {}".format(*connect(endpoint.connect))
+            counts += f", answers in {_connect_time(endpoint.connect)}"
         lines.append((f"  {endpoint.backend}", f"weight {endpoint.weight}{state}: {counts}"))
     return lines
+
+
+def _both_ways(counts: Pair | None) -> str:
+    return (
+        "<none> (not counted)" if counts is None else f"{counts[0]} to backends, {counts[1]} back"
+    )
+
+
+def _connect_time(times: ConnectRow | None) -> str:
+    return "<none>" if times is None else "{}, 99 % within {}".format(*connect(times))
 
 
 DESCRIPTIONS: Final = Listing[DescriptionRow]("ServiceDescription", (), is_one_row=True)

@@ -20,7 +20,7 @@ class Place(msgspec.Struct, frozen=True):
 class Reachable(msgspec.Struct, frozen=True):
     """A service port, and where clients reach it: a part of what the daemon tells of it."""
 
-    name: str
+    service: str
     """As namespace/name, or namespace/name:port."""
     protocol: str
     frontends: list[Place]
@@ -46,12 +46,12 @@ def frontend_of(text: str, ports: Iterable[Reachable], protocol: str | None) -> 
         for each in ports
         for place in each.frontends
         if place.address is not None
-        and name in port_names(each.name, [place.port])
+        and name in port_names(each.service, [place.port])
         and protocol in (None, each.protocol)
     ]
     if not chosen:
         raise NotFoundError("services", f"{name} ({protocol})" if protocol else name)
-    names = dict.fromkeys(each.name for each, *_ in chosen)
+    names = dict.fromkeys(each.service for each, *_ in chosen)
     if len(names) > 1:
         raise SettingError("--to", f"{text} has several ports: say one of {', '.join(names)}")
     each, address, number = chosen[0]

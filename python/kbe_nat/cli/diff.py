@@ -9,9 +9,10 @@ import click
 import msgspec
 
 from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings, Output
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, configuration, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
-from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
+from kbe_nat.cli.flags.options import refuse_on_command_line, warn
 from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.errors import FileError, SettingError
@@ -60,7 +61,7 @@ class DiffRow(msgspec.Struct, frozen=True):
     """Each difference; empty where the node is as it should be."""
 
 
-@verb(kind=NodeCommand, objects=OBJECT_FLAGS, node=NODE_FLAGS)
+@verb(kind=NodeCommand, objects=OBJECT_FLAGS, node=NODE_FLAGS, document=DOCUMENT_FLAGS)
 def diff(
     command: click.Context,
     saved: Annotated[
@@ -89,7 +90,7 @@ def diff(
     *,
     objects: ObjectSettings,
     node: NodeSettings,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
 ) -> int:
     """Compare rules of a real node with those that kube-proxy writes for these objects.
 
@@ -112,17 +113,17 @@ def diff(
     expected = _expected_listing(listing, snapshot, node_options(node, snapshot), family)
     comparison = compare(expected, listing)
     warn(*(f"{saved}: {note}" for note in notes(listing)))
-    _print(comparison, output)
+    _print(comparison, document.output)
     if comparison.differences:
         return DIFFERS
     return NOT_COMPARED if comparison.not_compared and not (tables or partial) else 0
 
 
-def _print(comparison: Comparison, output: Format) -> None:
-    if output is Format.JSON:
+def _print(comparison: Comparison, output: Output) -> None:
+    if output.is_document:
         differences = [_row(difference) for difference in comparison.differences]
         compared, lacking = list(comparison.compared), list(comparison.not_compared)
-        show_document(DiffRow(compared, lacking, differences))
+        show_document(DiffRow(compared, lacking, differences), output)
     else:
         print("\n".join(_lines(comparison)))
 

@@ -2,14 +2,14 @@
 
 from click.exceptions import Exit
 
-from kbe_nat.cli.flags.options import Format, OutputFormat
-from kbe_nat.cli.output import show, show_json_rows, table
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings
+from kbe_nat.cli.output import show, show_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.doctor import State, diagnose
 
 
-@verb()
-def doctor(output: OutputFormat = Format.TEXT) -> None:
+@verb(document=DOCUMENT_FLAGS)
+def doctor(document: DocumentSettings) -> None:
     """Say whether this kernel, its settings and our privileges allow serving, and suggest fixes.
 
     Ends with 1 when the proxy cannot run here. Nothing stays changed.
@@ -19,8 +19,8 @@ def doctor(output: OutputFormat = Format.TEXT) -> None:
       kbe-nat doctor -o json
     """
     checks = list(diagnose())
-    if output is Format.JSON:
-        show_json_rows(checks, "Check")
+    if document.output.is_document:
+        show_rows(checks, "Check", document.output)
     else:
         rows = table("", "check", "state", "found, and what to do", is_wrapped=True)
         for check in checks:

@@ -1,6 +1,6 @@
-"""`kbe-nat drain`: let a backend's connections run out."""
+"""`kbe-nat drain`: let the connections of backends run out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from shlex import quote
 from typing import Annotated
 
@@ -8,24 +8,31 @@ import click
 
 from kbe_nat.cli.destination import is_name
 from kbe_nat.cli.flags.flag import Argument, Flag
-from kbe_nat.cli.flags.listing import NAMESPACE_FLAG
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket, refuse_on_command_line, warn
+from kbe_nat.cli.flags.listing import (
+    DOCUMENT_FLAGS,
+    NAMESPACE_FLAG,
+    DocumentSettings,
+    Output,
+)
+from kbe_nat.cli.flags.options import Socket, refuse_on_command_line, warn
 from kbe_nat.cli.kinds import ServiceName, in_namespace
-from kbe_nat.cli.output import show_document
-from kbe_nat.cli.terminal import is_drawn_on
+from kbe_nat.cli.output import document_of, show_next
+from kbe_nat.cli.table import cut
+from kbe_nat.cli.terminal import is_drawn_on, terminal_width
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask
 from kbe_nat.daemon.rows import DrainRow
 
 
-@verb()
+@verb(document=DOCUMENT_FLAGS)
 def drain(
     command: click.Context,
-    backend: Annotated[
-        str,
+    backends: Annotated[
+        list[str],
         Argument(
             help="ADDRESS or ADDRESS:PORT; or a Service, as NAME or svc/NAME, of which all backends"
             " are meant.",
+            metavar="BACKEND",
             type=ServiceName("backends"),
         ),
     ],
@@ -38,66 +45,81 @@ def drain(
         ),
     ] = None,
     no_wait: Annotated[bool, Flag("--no-wait", help="Do not wait until none is left.")] = False,
-    undo: Annotated[bool, Flag("--undo", help="Give it new connections again.")] = False,
+    undo: Annotated[bool, Flag("--undo", help="Give them new connections again.")] = False,
     namespace: Annotated[str, NAMESPACE_FLAG] = "",
     *,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
-    """Give a backend no new connections, and count those that are left until there are none.
+    """Give backends no new connections, and count those that are left until there are none.
 
     The drain stays when the command ends, also by Ctrl-C: until --undo, or the end of the daemon.
-    kbe-nat get status lists what is drained, and kbe-nat get endpoints says it of each backend.
-    Where no other endpoint is left, new connections are rejected.
+    kbe-nat get status lists what is drained, get svc says how many endpoints of a Service are, and
+    get endpoints says it of each backend. Where no other endpoint is left, new connections are
+    rejected. Where one of several names is of nothing, none is drained. --undo of an address is for
+    all its ports, and of what is not drained no error.
 
     Examples:
       kbe-nat drain 172.17.0.3 --deadline 60s
-      kbe-nat drain 172.17.0.3:8080 --no-wait
+      kbe-nat drain 172.17.0.3:8080 172.17.0.4:8080 --no-wait
       kbe-nat drain svc/web -o json
       kbe-nat get status -o jsonpath='{.drains}'
       kbe-nat drain 172.17.0.3 --undo
     """
-    if is_name(backend):
-        backend = in_namespace(backend, namespace)
-    else:
+    output = document.output
+    names = [in_namespace(each, namespace) if is_name(each) else each for each in backends]
+    names = list(dict.fromkeys(names))
+    if not any(map(is_name, backends)):
         refuse_on_command_line(command, ["namespace"], "it has no effect on an address")
     if undo:
         refuse_on_command_line(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
         )
-        (row,) = ask(socket, "undrain", DrainRow, backend=backend)
-        if output is Format.JSON:
-            show_document(row, indent=None)
-        else:
-            print(f"{backend} gets new connections again")
+        (rows,) = ask(socket, "undrain", list[DrainRow], backends=names)
+        for row in rows:
+            if output.is_document:
+                show_next(document_of(row), output)
+            elif row.was_drained:
+                print(f"{row.backend} gets new connections again")
+            else:
+                print(f"{row.backend} was not drained: nothing to undo")
         return
-    parameters = {"backend": backend, "seconds": deadline, "is_followed": not no_wait}
+    parameters = {"backends": names, "seconds": deadline, "is_followed": not no_wait}
     try:
-        _print_rows(ask(socket, "drain", DrainRow, **parameters), output)
+        _print_looks(ask(socket, "drain", list[DrainRow], **parameters), output)
     except KeyboardInterrupt:
         elsewhere = "" if socket == DEFAULT_SOCKET else f" --socket {quote(str(socket))}"
-        undoing = f"kbe-nat drain {quote(backend)} --undo{elsewhere}"
-        warn(f"{backend} stays drained; to undo it: {undoing}")
+        word = "stays" if len(names) == 1 else "stay"
+        undoing = f"kbe-nat drain {' '.join(map(quote, names))} --undo{elsewhere}"
+        warn(f"{', '.join(names)} {word} drained; to undo it: {undoing}")
         raise
 
 
-def _print_rows(rows: Iterable[DrainRow], output: Format) -> None:
-    is_terminal = is_drawn_on() and output is not Format.JSON
-    last = None
-    said: Sequence[str] = ()
-    for row in rows:
-        for name in row.unserved:
+def _print_looks(looks: Iterable[list[DrainRow]], output: Output) -> None:
+    """A look has one row for each name."""
+    is_terminal = is_drawn_on() and output.is_table
+    before: dict[str, int] = {}
+    said: set[str] = set()
+    for rows in looks:
+        unserved = dict.fromkeys(name for row in rows for name in row.unserved)
+        for name in unserved:
             if name not in said:
                 warn(f"no endpoint is left for {name}: new connections will be rejected")
-        said = row.unserved
-        count = "1 connection" if row.remaining == 1 else f"{row.remaining} connections"
-        line = f"{row.backend}: {count} left after {row.seconds:.0f} s"
-        if output is Format.JSON:
-            show_document(row, indent=None)
-        elif is_terminal:
+        said = {*unserved}
+        if is_terminal:
+            line = cut("; ".join(map(_line, rows)), terminal_width(), 0)
             print(f"\r{line}\x1b[K", end="", flush=True)
-        elif row.remaining != last:
-            print(line, flush=True)
-        last = row.remaining
+            continue
+        for row in rows:
+            if output.is_document:
+                show_next(document_of(row), output)
+            elif row.remaining != before.get(row.backend):
+                print(_line(row), flush=True)
+            before[row.backend] = row.remaining
     if is_terminal:
         print()
+
+
+def _line(row: DrainRow) -> str:
+    count = "1 connection" if row.remaining == 1 else f"{row.remaining} connections"
+    return f"{row.backend}: {count} left after {row.seconds:.0f} s"

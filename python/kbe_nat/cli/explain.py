@@ -16,6 +16,7 @@ from kbe_nat import packets as wire
 from kbe_nat._native import EXPIRY_BUDGET, Engine
 from kbe_nat.cli.destination import Place, Reachable, frontend_of, is_name
 from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings, Output
 from kbe_nat.cli.flags.live import LIVE_FLAGS, LiveSettings
 from kbe_nat.cli.flags.node import NODE_FLAGS, NODE_PARAMETERS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import (
@@ -24,11 +25,11 @@ from kbe_nat.cli.flags.objects import (
     ObjectSettings,
     read_objects,
 )
-from kbe_nat.cli.flags.options import Format, OutputFormat, parse, refuse_on_command_line, warn
+from kbe_nat.cli.flags.options import parse, refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags
 from kbe_nat.cli.flows import FlowQuestion, Protocol, read_flows
 from kbe_nat.cli.kinds import service_name
-from kbe_nat.cli.output import bold, show, show_document, show_json_rows, table
+from kbe_nat.cli.output import bold, show, show_document, show_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
 from kbe_nat.drivers.capture import CaptureQueue
@@ -86,7 +87,14 @@ OFFLINE: Final = (*OBJECT_PARAMETERS, *NODE_PARAMETERS)
 """Flags that say more about objects that are read."""
 
 
-@verb(kind=NodeCommand, packet=PACKET_FLAGS, objects=OBJECT_FLAGS, node=NODE_FLAGS, live=LIVE_FLAGS)
+@verb(
+    kind=NodeCommand,
+    packet=PACKET_FLAGS,
+    objects=OBJECT_FLAGS,
+    node=NODE_FLAGS,
+    live=LIVE_FLAGS,
+    document=DOCUMENT_FLAGS,
+)
 def explain(
     command: click.Context,
     capture: Annotated[Path | None, Argument(help="Capture that the packet is taken from.")] = None,
@@ -104,7 +112,7 @@ def explain(
     objects: ObjectSettings,
     node: NodeSettings,
     live: LiveSettings,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
 ) -> None:
     """Say what happens to a packet, and why.
 
@@ -117,6 +125,7 @@ def explain(
       kbe-nat explain --live --from 203.0.113.9 --to 192.0.2.1:30080 --iif eth0
       kbe-nat explain -f objects.yaml traffic.pcap --packet 42
     """
+    output = document.output
     question = _question(packet)
     if (capture is not None) + (question is not None) + (flows is not None) != 1 or (
         (capture is None) != (number is None)
@@ -274,13 +283,12 @@ def _explain_in_capture(engine: Engine, capture: Path, number: int) -> tuple[byt
 
 
 def _show_all(
-    questions: list[FlowQuestion], answers: list[tuple[bytes, ExplanationRow]], output: Format
+    questions: list[FlowQuestion], answers: list[tuple[bytes, ExplanationRow]], output: Output
 ) -> None:
     pairs = list(zip(questions, answers, strict=True))
-    if output is Format.JSON:
-        show_json_rows(
-            (verdict_of(answer, question.name) for question, (_, answer) in pairs), "Verdict"
-        )
+    if output.is_document:
+        verdicts = (verdict_of(answer, question.name) for question, (_, answer) in pairs)
+        show_rows(verdicts, "Verdict", output)
         return
     for number, (question, (packet, explanation)) in enumerate(pairs, 1):
         gap = "" if number == 1 else "\n"
@@ -288,9 +296,9 @@ def _show_all(
         show(*explanation_parts(packet, explanation))
 
 
-def _show(packet: bytes, explanation: ExplanationRow, output: Format) -> None:
-    if output is Format.JSON:
-        show_document(verdict_of(explanation))
+def _show(packet: bytes, explanation: ExplanationRow, output: Output) -> None:
+    if output.is_document:
+        show_document(verdict_of(explanation), output)
     else:
         show(*explanation_parts(packet, explanation))
 

@@ -24,9 +24,8 @@ from kbe_nat.cli.listing import (
     place_of,
     selection_parameters,
     show_kinds,
-    write_document,
 )
-from kbe_nat.cli.output import document_of, show
+from kbe_nat.cli.output import show, show_document
 from kbe_nat.cli.state_tables import stats_tables, status_tables
 from kbe_nat.cli.verb import verb
 from kbe_nat.cli.views import ENDPOINTS, FLOWS, NODES, SERVICES, SLICES
@@ -138,4 +137,4 @@ def _show_document(kind: str, socket: Path, output: Output) -> None:
     if output.is_table:
         show(*tables(document))
     else:
-        write_document(document_of(document), output)
+        show_document(document, output)

@@ -125,8 +125,9 @@ def ipvs(
 ) -> None:
     """List service ports and their backends in the format of ipvsadm.
 
-    Each frontend is a virtual server. Its counters are those of the whole service port. As with
-    IPVS, InActConn has TCP from its first FIN on, SCTP that is not established, and all UDP.
+    Each frontend is a virtual server. A service port is counted as a whole, so its counters stand
+    at the first of its frontends that is listed, and the others have dashes: sums are right. As
+    with IPVS, InActConn has TCP from its first FIN on, SCTP that is not established, and all UDP.
 
     Examples:
       kbe-nat ipvs -Ln
@@ -154,14 +155,23 @@ def ipvs(
     print("  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn")
     for row in rows:
         affinity = f" persistent {row.affinity_seconds}" if row.affinity_seconds else ""
-        for frontend in _frontends(row, chosen):
+        for place, frontend in enumerate(_frontends(row, chosen)):
             print(f"{row.protocol.upper():<4} {frontend} {row.strategy}{affinity}")
             for endpoint in row.endpoints:
                 inactive = _inactive(row, endpoint)
+                active = endpoint.active + endpoint.over - inactive
+                counts = ("-", "-") if place else (active, inactive)
                 print(
                     f"  -> {endpoint.backend:<28} Masq    {endpoint.weight:<6} "
-                    f"{endpoint.active + endpoint.over - inactive:<10} {inactive}"
+                    f"{counts[0]:<10} {counts[1]}"
                 )
+    _say_where_counters_are(rows, chosen)
+
+
+def _say_where_counters_are(rows: list[DescriptionRow], chosen: VirtualServer | None) -> None:
+    """The engine counts by service port, and not by the frontend that a client has taken."""
+    if any(len(row.frontends) > 1 and _frontends(row, chosen) for row in rows):
+        warn("a service port is counted as a whole: at the first of its frontends that is listed")
 
 
 def _inactive(row: DescriptionRow, endpoint: EndpointRow) -> int:
@@ -213,20 +223,22 @@ def _print_counters(
         rows = list(ask_rows(socket, "describe", DescriptionRow))
     seconds = time.monotonic() - started if is_rate else 1.0
     for row in rows:
-        for frontend in _frontends(row, chosen):
+        for place, frontend in enumerate(_frontends(row, chosen)):
             for key, values in _look(row).items():
                 name = key[2] or f"{row.protocol.upper():<4} {frontend}"
                 label = f"  -> {name}" if key[2] else name
-                growth = zip(values, before.get(key, values if is_rate else (0,) * 5), strict=True)
-                numbers = [_growth(now, then, seconds) for now, then in growth]
+                earlier = before.get(key, values if is_rate else (0,) * len(values))
+                growth = zip(values, earlier, strict=True)
+                numbers = ["-" if place else _growth(now, then, seconds) for now, then in growth]
                 print(f"{label:<32}" + "".join(f"{number:>9}" for number in numbers))
+    _say_where_counters_are(rows, chosen)
 
 
 def _look(row: DescriptionRow) -> dict[tuple[str, int, str], Counts]:
     """The counters of a port, and of each of its backends."""
-    looks = {(row.name, row.family, ""): _Counters.of(row).values()}
+    looks = {(row.service, row.family, ""): _Counters.of(row).values()}
     for each in row.endpoints:
-        looks[row.name, row.family, each.backend] = _Counters.of(each).values()
+        looks[row.service, row.family, each.backend] = _Counters.of(each).values()
     return looks
 
 

@@ -14,9 +14,15 @@ import msgspec
 from click.exceptions import Exit
 
 from kbe_nat.cli.flags.flag import Argument, Flag
-from kbe_nat.cli.flags.options import Format, OutputFormat, warn
+from kbe_nat.cli.flags.listing import (
+    DOCUMENT_FLAGS,
+    DocumentSettings,
+    Output,
+    output_flag,
+)
+from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.lab_progress import run_progress
-from kbe_nat.cli.output import API_VERSION, show, show_json, show_json_rows, table
+from kbe_nat.cli.output import API_VERSION, show, show_json, show_rows, table, write_document
 from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.errors import FileError, KbeNatError, LabError, ScenarioError, SettingError
 from kbe_nat.lab.comparability import notes
@@ -87,27 +93,21 @@ class ScenarioRow(msgspec.Struct, frozen=True):
     """The answer to expect, and why."""
 
 
-@lab.verb("list")
-def list_scenarios(
-    names: Annotated[
-        str, Flag("--output", "-o", help="text, json, or name: nothing but names.")
-    ] = "text",
-) -> None:
+@lab.verb("list", document={"output": output_flag("text", "yaml", "json", "name")})
+def list_scenarios(document: DocumentSettings) -> None:
     """List the scenarios of the gallery.
 
     Examples:
       kbe-nat lab list
       kbe-nat lab list -o json
     """
-    if names == "name":
+    if document.output.form == "name":
         show("\n".join(gallery()))
         return
-    if names not in list(Format):
-        raise SettingError("--output", f"{names!r} is none of text, json, name")
     scenarios = [read_scenario(name)[0] for name in gallery()]
     rows = [ScenarioRow(value.name, value.question, value.expect) for value in scenarios]
-    if names == "json":
-        show_json_rows(rows, KIND)
+    if document.output.is_document:
+        show_rows(rows, KIND, document.output)
         return
     listing = table("", "name", "question")
     for row in rows:
@@ -115,16 +115,17 @@ def list_scenarios(
     show(listing)
 
 
-@lab.verb("show")
-def show_scenario(name: ScenarioName, output: OutputFormat = Format.TEXT) -> None:
-    """Print a scenario with all defaults, as YAML or JSON, of which lab run reads both.
+@lab.verb("show", document=DOCUMENT_FLAGS)
+def show_scenario(name: ScenarioName, document: DocumentSettings) -> None:
+    """Print a scenario with all defaults, as YAML, which is the default, or JSON: lab run reads
+    both.
 
     Examples:
       kbe-nat lab show node-loss
     """
     values = msgspec.to_builtins(read_scenario(name)[0])
-    if output is Format.JSON:
-        show_json({"apiVersion": API_VERSION, "kind": KIND, **values})
+    if document.output.is_document:
+        write_document({"apiVersion": API_VERSION, "kind": KIND, **values}, document.output)
         return
     import yaml
 
@@ -167,7 +168,7 @@ def schema() -> None:
     show_json(scenario_schema())
 
 
-@lab.verb()
+@lab.verb(document=DOCUMENT_FLAGS)
 def run(
     name: ScenarioName,
     directory: Annotated[
@@ -193,7 +194,8 @@ def run(
     shard: Annotated[
         str | None, Flag(metavar="I/N", help="Run the I-th of N parts: see lab merge.")
     ] = None,
-    output: OutputFormat = Format.TEXT,
+    *,
+    document: DocumentSettings,
 ) -> None:
     """Run a scenario into a folder, and report. A live one needs root, or a system that lets users
     make namespaces.
@@ -220,16 +222,17 @@ def run(
     if part is not None:
         show(f"{directory}: shard {part} is finished; kbe-nat lab merge puts shards together.")
         return
-    _present([result], None, output)
+    _present([result], None, document.output)
 
 
-@lab.verb()
+@lab.verb(document=DOCUMENT_FLAGS)
 def merge(
     directory: Annotated[
         Path, Flag("--directory", "-d", metavar="DIR", help="Where the whole run goes.")
     ],
     shards: Annotated[list[Path], Argument(metavar="SHARD", help="Folders of shards.")],
-    output: OutputFormat = Format.TEXT,
+    *,
+    document: DocumentSettings,
 ) -> None:
     """Put the shards of a run together, and report.
 
@@ -237,17 +240,18 @@ def merge(
       kbe-nat lab merge part-1 part-2 -d results
     """
     result = merge_shards(directory, shards)
-    _present([result], None, output)
+    _present([result], None, document.output)
 
 
-@lab.verb()
+@lab.verb(document=DOCUMENT_FLAGS)
 def report(
     runs: Annotated[list[Path], Argument(metavar="DIR", help="Folders of runs.")],
     html: Annotated[
         Path | None,
         Flag(metavar="FILE", help="Write HTML there, and not as DIR/report.html of a run."),
     ] = None,
-    output: OutputFormat = Format.TEXT,
+    *,
+    document: DocumentSettings,
 ) -> None:
     """Report on a run, or compare runs of one scenario; others are refused.
 
@@ -255,8 +259,8 @@ def report(
       kbe-nat lab report results
       kbe-nat lab report before after --html comparison.html
     """
-    results = [Result(path) for path in runs]
-    if html is not None or (len(results) == 1 and output is Format.TEXT):
+    results, output = [Result(path) for path in runs], document.output
+    if html is not None or (len(results) == 1 and output.is_table):
         _present(results, html, output)
     else:
         _report(results, output)
@@ -362,10 +366,10 @@ def _workers(jobs: int | None, backend: BackendName, scheduler: str | None) -> W
     return Cluster("dask" if backend is BackendName.DASK else "ray", scheduler)
 
 
-def _report(results: list[Result], output: Format) -> None:
+def _report(results: list[Result], output: Output) -> None:
     pages = pages_of(results)
-    if output is Format.JSON:
-        show_json_rows(pages, "LabPage")
+    if output.is_document:
+        show_rows(pages, "LabPage", output)
         return
     show(*headline(results[0]))
     show(*notes(results))
@@ -376,7 +380,7 @@ def _report(results: list[Result], output: Format) -> None:
         show("", listing)
 
 
-def _present(results: list[Result], file: Path | None, output: Format) -> None:
+def _present(results: list[Result], file: Path | None, output: Output) -> None:
     """Write HTML, for a run its plots too, and what it tells as text: the page first, so that
     whoever reads no further than the first lines has it too. What hinders it is an error only where
     a file was asked for: the tables are there.
@@ -393,5 +397,5 @@ def _present(results: list[Result], file: Path | None, output: Format) -> None:
     _report(results, output)
     if complaint:
         warn(complaint)
-    elif output is Format.TEXT:
+    elif output.is_table:
         show("", f"Report with plots: {page}")

@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.listing import ListingSettings, Output, SelectionSettings
 from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.kinds import in_namespace
-from kbe_nat.cli.output import API_VERSION, document_of, show_json, show_json_rows
+from kbe_nat.cli.output import API_VERSION, document_of, show_next, show_rows, write_document
 from kbe_nat.cli.table import Table, cut, fitting
 from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.daemon.rows import WatchEventRow
@@ -89,13 +89,9 @@ class Listing(Generic[_Row]):
             raise result.missing
 
     def _write(self, rows: Iterable[_Row], settings: ListingSettings, where: str) -> None:
-        form = settings.output.form
-        if form == "json":
-            show_json_rows(rows, self.kind)
-        elif settings.output.is_document:
-            items = [msgspec.to_builtins(row) for row in rows]
-            write_document(list_document(self.kind, items), settings.output)
-        elif form == "name":
+        if settings.output.is_document:
+            show_rows(rows, self.kind, settings.output)
+        elif settings.output.form == "name":
             assert self.name is not None
             for row in rows:
                 print(self.name(row))
@@ -247,12 +243,7 @@ class _ChangePrinter(Generic[_Row]):
         document = listing.document(seen.row)
         if self._settings.shows_events:
             document = document_of(WatchEventRow(event, document))
-        if output.form == "json":
-            show_json(document, None)
-            return
-        write_document(document, output)
-        if output.form == "yaml":
-            print("---")
+        show_next(document, output)
 
     def _print_line(self, event: str, cells: Sequence[str]) -> None:
         gap = self._listing.gap
@@ -311,30 +302,6 @@ def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> d
 def place_of(settings: SelectionSettings) -> str:
     """Where an empty list was looked for."""
     return f" in {settings.namespace} namespace" if settings.namespace else ""
-
-
-def list_document(kind: str, items: list[Any]) -> dict[str, Any]:
-    """A list as JSON has it."""
-    return {"apiVersion": API_VERSION, "kind": f"{kind}List", "items": items}
-
-
-def write_document(document: dict[str, Any], output: Output) -> None:
-    """An object of JSON, as JSON, YAML, or by a template."""
-    if output.template is not None:
-        try:
-            text = output.template.render(document)
-        except ValueError as error:
-            raise SettingError("--output", f"jsonpath: {error}") from None
-        # kubectl writes no line feed, either.
-        sys.stdout.write(text)
-        if not text.strip() and document.get("items", True):
-            warn("jsonpath: nothing here has such a field; -o json shows the fields")
-    elif output.form == "yaml":
-        from kbe_nat.kubeproxy.yaml_text import yaml_text
-
-        sys.stdout.write(yaml_text(document))
-    else:
-        print(json.dumps(document, indent=2))
 
 
 def _lines(table: Table, settings: ListingSettings) -> Iterator[str]:

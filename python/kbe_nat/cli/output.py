@@ -5,13 +5,16 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import click
 import msgspec
 
+from kbe_nat.cli.flags.listing import Output
+from kbe_nat.cli.flags.options import warn
 from kbe_nat.cli.table import Table
 from kbe_nat.cli.terminal import is_drawn_on, terminal_width
+from kbe_nat.errors import SettingError
 
 
 def show(*parts: str | Table) -> None:
@@ -44,19 +47,64 @@ def show_json(value: object, indent: int | None = 2) -> None:
     sys.stdout.flush()
 
 
-def document_of(value: msgspec.Struct) -> dict[str, object]:
+def document_of(value: msgspec.Struct) -> dict[str, Any]:
     """A struct as JSON has it alone: with the version, and the kind that its name says."""
     kind = type(value).__name__.removesuffix("Row")
     return {"apiVersion": API_VERSION, "kind": kind, **msgspec.to_builtins(value)}
 
 
-def show_document(value: msgspec.Struct, indent: int | None = 2) -> None:
-    """Write a struct as `show_json` does, with version and kind."""
-    show_json(document_of(value), indent)
+def show_document(value: msgspec.Struct, output: Output) -> None:
+    """Write a struct, with version and kind."""
+    write_document(document_of(value), output)
 
 
-def show_json_rows(rows: Iterable[object], kind: str) -> None:
-    """Write a list of things of a kind as `show_json` does, each row as it comes."""
+def show_next(document: dict[str, Any], output: Output) -> None:
+    """Write one of several documents, at once: one line of JSON, or what separates those of YAML
+    behind it.
+    """
+    if output.form == "json":
+        show_json(document, None)
+        return
+    write_document(document, output)
+    if output.form == "yaml":
+        sys.stdout.write("---\n")
+    sys.stdout.flush()
+
+
+def show_rows(rows: Iterable[object], kind: str, output: Output) -> None:
+    """Write a list of things of a kind."""
+    if output.form == "json":
+        _show_json_rows(rows, kind)
+    else:
+        write_document(list_document(kind, [msgspec.to_builtins(row) for row in rows]), output)
+
+
+def list_document(kind: str, items: list[Any]) -> dict[str, Any]:
+    """A list as JSON has it."""
+    return {"apiVersion": API_VERSION, "kind": f"{kind}List", "items": items}
+
+
+def write_document(document: dict[str, Any], output: Output) -> None:
+    """An object of JSON, as JSON, YAML, or by a template."""
+    if output.template is not None:
+        try:
+            text = output.template.render(document)
+        except ValueError as error:
+            raise SettingError("--output", f"jsonpath: {error}") from None
+        # kubectl writes no line feed, either.
+        sys.stdout.write(text)
+        if not text.strip() and document.get("items", True):
+            warn("jsonpath: nothing here has such a field; -o json shows the fields")
+    elif output.form == "yaml":
+        from kbe_nat.kubeproxy.yaml_text import yaml_text
+
+        sys.stdout.write(yaml_text(document))
+    else:
+        show_json(document)
+
+
+def _show_json_rows(rows: Iterable[object], kind: str) -> None:
+    """As `show_json` does, each row as it comes."""
     remaining = iter(rows)
     # Asked for before anything is written: where it fails, nothing was.
     first = list(islice(remaining, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final, cast
 
 import click
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from kbe_nat import words
 from kbe_nat._native import Engine, Loop, Snat
@@ -17,13 +17,12 @@ from kbe_nat.cli.annotation import Annotation, Pcapng
 from kbe_nat.cli.capture_replies import CaptureReplies
 from kbe_nat.cli.comparison import Comparison
 from kbe_nat.cli.flags.flag import Argument, Flag
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings, Output
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings, read_objects
 from kbe_nat.cli.flags.options import (
     SEED_FLAG,
     STRATEGY_FLAG,
-    Format,
-    OutputFormat,
     warn,
 )
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
@@ -124,6 +123,7 @@ CHANGES_KEY: Final = "kbe_nat.changes"
     choice=CHOICE_FLAGS,
     objects=OBJECT_FLAGS,
     node=NODE_FLAGS,
+    document=DOCUMENT_FLAGS,
 )
 def replay(
     context: click.Context,
@@ -142,7 +142,7 @@ def replay(
     choice: ChoiceSettings,
     objects: ObjectSettings,
     node: NodeSettings,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
 ) -> None:
     """Send a capture through the engine and say what became of it, per service and backend.
 
@@ -162,7 +162,7 @@ def replay(
     warn(*doubts(result))
     # Text in the middle of a capture or a table would spoil it.
     with redirect_stdout(sys.stderr) if is_standard_output else nullcontext():
-        _print(result, comparison, output)
+        _print(result, comparison, document.output)
 
 
 def _check(results: ResultSettings, changes: list[Change]) -> None:
@@ -315,11 +315,10 @@ def _plan(objects: ObjectSettings, node: NodeSettings, choice: ChoiceSettings) -
     return result
 
 
-def _print(result: ReplayRow, comparison: Comparison | None, output: Format) -> None:
-    if output is Format.JSON:
-        show_document(
-            structs.replace(result, comparison=comparison.summary()) if comparison else result
-        )
+def _print(result: ReplayRow, comparison: Comparison | None, output: Output) -> None:
+    if output.is_document:
+        compared = comparison.summary() if comparison else UNSET
+        show_document(structs.replace(result, comparison=compared), output)
     else:
         show(*tables(result), *(["", *comparison.tables()] if comparison else []))
 

@@ -11,11 +11,12 @@ import msgspec
 
 from kbe_nat._native import ConntrackEntry, ConntrackEvents, conntrack_entries
 from kbe_nat.cli.flags.flag import Flag
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings, Output
 from kbe_nat.cli.flags.node import NODE_FLAGS, NodeCommand, node_options
 from kbe_nat.cli.flags.objects import OBJECT_FLAGS, ObjectSettings
-from kbe_nat.cli.flags.options import Format, OutputFormat, refuse_on_command_line, warn
+from kbe_nat.cli.flags.options import refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
-from kbe_nat.cli.output import show, show_document, table
+from kbe_nat.cli.output import document_of, show, show_next, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.errors import KbeNatError, SettingError
 from kbe_nat.explain import verdict_word
@@ -103,7 +104,7 @@ class ShadowRow(msgspec.Struct, frozen=True):
     """Connections by service port and outcome."""
 
 
-@verb(kind=NodeCommand, objects=FOLLOWED_FLAGS, node=NODE_FLAGS)
+@verb(kind=NodeCommand, objects=FOLLOWED_FLAGS, node=NODE_FLAGS, document=DOCUMENT_FLAGS)
 def shadow(
     command: click.Context,
     duration: Annotated[
@@ -120,7 +121,7 @@ def shadow(
     *,
     objects: ObjectSettings,
     node: NodeSettings,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
 ) -> int:
     """Watch a node's real traffic without touching it, and report where kbe-nat would decide
     otherwise.
@@ -155,13 +156,13 @@ def shadow(
         else _new_flows(source, comparison, node, warnings, duration)
     )
     with suppress(KeyboardInterrupt):
-        _compare(flows, comparison, count, output)
-    _summarise(comparison, output)
+        _compare(flows, comparison, count, document.output)
+    _summarise(comparison, document.output)
     return 1 if any(outcome in DISAGREEMENTS for _, outcome in comparison.counts) else 0
 
 
 def _compare(
-    flows: Iterable[ConntrackEntry], comparison: Shadow, count: int | None, output: Format
+    flows: Iterable[ConntrackEntry], comparison: Shadow, count: int | None, output: Output
 ) -> None:
     """Compares connections, and reports disagreements at once; ends after `count` to Services."""
     compared = 0
@@ -240,11 +241,11 @@ def _row(finding: Finding) -> DisagreementRow:
     )
 
 
-def _report(finding: Finding, output: Format) -> None:
+def _report(finding: Finding, output: Output) -> None:
     """A disagreement, at once: a line for people, or of JSON."""
     row = _row(finding)
-    if output is Format.JSON:
-        show_document(row, indent=None)
+    if output.is_document:
+        show_next(document_of(row), output)
         return
     kernel = row.kernel.backend or "untranslated"
     mask = ", masqueraded" if row.kernel.masquerade else ""
@@ -255,13 +256,13 @@ def _report(finding: Finding, output: Format) -> None:
     sys.stdout.flush()
 
 
-def _summarise(comparison: Shadow, output: Format) -> None:
-    if output is Format.JSON:
+def _summarise(comparison: Shadow, output: Output) -> None:
+    if output.is_document:
         rows = [
             OutcomeRow(service or None, outcome, count)
             for (service, outcome), count in sorted(comparison.counts.items())
         ]
-        show_document(ShadowRow(rows), indent=None)
+        show_next(document_of(ShadowRow(rows)), output)
         return
     rows_table = table("Flows", "service", "outcome", "flows", right=1)
     for (service, outcome), count in sorted(comparison.counts.items()):

@@ -16,8 +16,8 @@ from kbe_nat.kubeproxy.duration import SECOND, go_duration
 def stats_tables(stats: StatsRow) -> list[Any]:
     """All counters."""
     sizes = table("Tables", "what", "number", right=1)
-    for name in ("flows", "assured", "affinities", "expired", "evicted", "truncated"):
-        sizes.add_row(name, str(getattr(stats, name)))
+    for name in ("entries", "assured", "affinities", "expired", "evicted", "truncated"):
+        sizes.add_row(TABLE_WORDS.get(name, name), str(getattr(stats, name)))
     sizes.add_row("leased ports", str(stats.leased_ports))
     of_limit = f"{stats.most_leased_ports} of {stats.leasable_ports}"
     sizes.add_row("leased ports of one backend, at most", of_limit)
@@ -79,6 +79,7 @@ def _words(value: object) -> str:
     return str(value)
 
 
+TABLE_WORDS: Final = {"entries": "flow entries"}
 WATCH: Final = (
     "resource",
     "phase",

@@ -9,7 +9,7 @@ from kbe_nat._native import ServiceStats, Stats
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
 from kbe_nat.explain import verdict_word
-from kbe_nat.model import join_address
+from kbe_nat.model import join_address, port_parts
 
 Pair: TypeAlias = tuple[int, int]
 """There and back."""
@@ -33,8 +33,14 @@ class CarriedBackendRow(msgspec.Struct, frozen=True):
 class CarriedServiceRow(msgspec.Struct, frozen=True):
     """The part of one service port in a replay."""
 
+    service: str
+    """The service port, as namespace/name:port."""
+    namespace: str
+    """Of the Service."""
     name: str
-    """As namespace/name:port."""
+    """Of the Service."""
+    port_name: str
+    """Of the port; empty for an unnamed one."""
     flows: int
     """Connections to it."""
     active: int
@@ -126,11 +132,11 @@ def tables(result: ReplayRow) -> list[Any]:
     )
     refused = table("Refused", "service", "cause", "packets", right=1)
     for service in result.services:
-        carried.add_row(service.name, "", *_numbers(service))
+        carried.add_row(service.service, "", *_numbers(service))
         for backend in service.backends:
             carried.add_row("", backend.backend, *_numbers(backend))
         for cause, packets in service.refused.items():
-            refused.add_row(service.name, cause, str(packets))
+            refused.add_row(service.service, cause, str(packets))
     for cause, packets in result.refused_without_service.items():
         refused.add_row("(no service)", cause, str(packets))
     unread = table("Not read, left alone", "frames of link type", "frames", right=1)
@@ -164,8 +170,12 @@ def _cut(place: str) -> str:
 
 
 def _service(service: ServiceStats) -> CarriedServiceRow:
+    namespace, name, port_name = port_parts(service.name)
     return CarriedServiceRow(
-        name=service.name,
+        service=service.name,
+        namespace=namespace,
+        name=name,
+        port_name=port_name,
         flows=service.flows,
         active=service.active,
         packets=service.packets,

@@ -109,7 +109,8 @@ class VerbCommand(click.Command):
     def _parameters(self, tables: dict[str, Flags]) -> Iterator[click.Parameter]:
         for name, each in inspect.signature(self._function).parameters.items():
             if name in tables:
-                settings = Settings(each.annotation, tables[name], name)
+                group = "" if name in OWN else name
+                settings = Settings(each.annotation, tables[name], group)
                 self._settings[name] = settings
                 yield from settings.options()
             elif each.annotation is click.Context:
@@ -268,6 +269,8 @@ def group_of(option: click.Option) -> str:
 WORDS: Final = "kbe_nat.words"
 """Of the command line, in the context."""
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+OWN: Final = ("document",)
+"""Tables whose flags stand among a verb's own in the help."""
 TITLES: Final = {
     "": "Options",
     "choice": "Balancing",

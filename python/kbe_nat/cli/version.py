@@ -1,7 +1,8 @@
 """`kbe-nat version`: of this command, and of the daemon that runs here."""
 
 from kbe_nat import __version__
-from kbe_nat.cli.flags.options import Format, OutputFormat, Socket
+from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings
+from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.output import show_document
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask
@@ -9,10 +10,10 @@ from kbe_nat.daemon.rows import StatusRow, VersionRow
 from kbe_nat.errors import ControlError
 
 
-@verb()
+@verb(document=DOCUMENT_FLAGS)
 def version(
     *,
-    output: OutputFormat = Format.TEXT,
+    document: DocumentSettings,
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Print the version of this command, and that of the running daemon if there is one.
@@ -26,8 +27,8 @@ def version(
         row = VersionRow(__version__, status.version)
     except ControlError:
         row = VersionRow(__version__, None)
-    if output is Format.JSON:
-        show_document(row)
+    if document.output.is_document:
+        show_document(row, document.output)
         return
     print(f"kbe-nat {row.client}")
     print(f"daemon  {row.daemon or 'none answers'}")

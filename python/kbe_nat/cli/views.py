@@ -28,14 +28,6 @@ def place_text(frontend: FrontendRow) -> str:
     return join_address(frontend.address, frontend.port)
 
 
-def service_type(row: ServiceRow) -> str:
-    """The type that a Service with these frontends has."""
-    kinds = {frontend.kind for frontend in row.frontends}
-    if "load-balancer" in kinds:
-        return "LoadBalancer"
-    return "NodePort" if "node-port" in kinds else "ClusterIP"
-
-
 def _addresses(row: ServiceRow, *kinds: str) -> str:
     """The first address of these kinds, and how many more there are."""
     addresses = [each.address for each in row.frontends if each.kind in kinds and each.address]
@@ -50,6 +42,11 @@ def _ports(row: ServiceRow) -> str:
     ports = [str(each.port) for each in row.frontends if each.kind != "node-port"]
     ports[1:] = [f":{each.port}" for each in row.frontends if each.kind == "node-port"][:1]
     return f"{''.join(ports)}/{row.protocol.upper()}"
+
+
+def _endpoints(row: ServiceRow) -> str:
+    """How many there are, and how many of them get no new connections."""
+    return f"{row.backends}, {row.draining} draining" if row.draining else str(row.backends)
 
 
 def _traffic(place: int) -> Callable[[Any], str]:
@@ -77,13 +74,13 @@ CONNECT: Final = (
 SERVICES: Final = Listing[ServiceRow](
     "Service",
     (
-        Column("service", lambda row: row.name),
-        Column("type", service_type),
-        Column("cluster-ip", lambda row: _addresses(row, "cluster-ip")),
+        Column("service", lambda row: row.service),
+        Column("type", lambda row: row.type),
+        Column("cluster-ip", lambda row: row.cluster_ip or "<none>"),
         Column("external-ip", lambda row: _addresses(row, "load-balancer", "external-ip")),
         Column("port(s)", _ports),
         Column("strategy", lambda row: row.strategy),
-        Column("endpoints", lambda row: row.backends),
+        Column("endpoints", _endpoints),
         Column("active", lambda row: row.active),
         Column("flows", lambda row: row.flows),
         Column("affinity", lambda row: _seconds(row.affinity_seconds), is_wide=True),
@@ -92,7 +89,7 @@ SERVICES: Final = Listing[ServiceRow](
         Column("refused", lambda row: sum(row.refused.values()), is_wide=True),
         Column("frontends", lambda row: ", ".join(map(frontend_text, row.frontends)), is_wide=True),
     ),
-    lambda row: f"service/{row.name}",
+    lambda row: f"service/{row.service}",
     spare=("external-ip", "strategy", "type", "flows", "active", "endpoints"),
     is_one_row=True,
 )

@@ -202,19 +202,28 @@ class Controller:
             return len(ports)
 
     def undrain(self, backend: str) -> int:
-        """Give it new flows again. Returns in how many service ports it stands. Raises
-        `NotFoundError` when it stands in none, `ArgumentError` when it is not being drained. Cost:
-        a look at all backends.
+        """Give it new flows again; an address all its ports. Returns how many drains that ended: 0
+        where it was not drained. Raises `NotFoundError` when it stands in no service port,
+        `ArgumentError` when one port is meant and the whole address is drained. Cost: a look at all
+        backends.
         """
         with self._lock:
-            ports = list(filter(Drain(backend).stands_in, self.plan.ports))
-            if backend not in self._overrides.drains:
-                if not ports:
-                    raise NotFoundError("backends", backend)
-                raise ArgumentError(f"{backend} is not being drained")
-            del self._overrides.drains[backend]
-            self._carry_out(service_keys(ports))
-            return len(ports)
+            meant, drains = Drain(backend), self._overrides.drains
+            ended = [each for each in drains.values() if backend in (each.backend, each.address)]
+            if not ended and meant.address in drains:
+                raise ArgumentError(f"{backend} is drained as all of {meant.address}: undo that")
+            ports = [
+                port
+                for port in self.plan.ports
+                if any(each.stands_in(port) for each in (meant, *ended))
+            ]
+            if not ended and not ports:
+                raise NotFoundError("backends", backend)
+            for each in ended:
+                del drains[each.backend]
+            if ended:
+                self._carry_out(service_keys(ports))
+            return len(ended)
 
     def unserved(self, backends: Iterable[str]) -> list[str]:
         """The service ports in which one of these backends stands, and none that gets new flows.

@@ -22,6 +22,14 @@ class Drain:
     deadline: float | None = None
     """When its last flows are ended, as `time.monotonic` counts; None: never."""
 
+    @property
+    def address(self) -> str:
+        """Of the backend, without its port."""
+        if self.backend.startswith("["):
+            return self.backend[1:].partition("]")[0]
+        has_port = self.backend.count(":") == 1
+        return self.backend.partition(":")[0] if has_port else self.backend
+
     def covers(self, backend: Backend) -> bool:
         """Whether this endpoint is meant."""
         return self.backend in (backend.address, str(backend))

@@ -73,11 +73,11 @@ class _Strategy(_Parameters, frozen=True):
     strategy: Text | None
 
 
-class _Backend(_Parameters, frozen=True):
-    backend: Text
+class _Backends(_Parameters, frozen=True):
+    backends: Annotated[list[Text], msgspec.Meta(min_length=1, max_length=1000)]
 
 
-class _Drain(_Backend, frozen=True):
+class _Drain(_Backends, frozen=True):
     seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
     is_followed: bool = True
 
@@ -101,7 +101,7 @@ VERBS: Final[dict[str, type[_Parameters]]] = {
     "explain": _Packet,
     "strategy": _Strategy,
     "drain": _Drain,
-    "undrain": _Backend,
+    "undrain": _Backends,
     "handover": _Parameters,
 }
 

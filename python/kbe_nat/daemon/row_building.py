@@ -25,8 +25,8 @@ from kbe_nat.daemon.rows import (
     Pair,
     SliceRow,
 )
-from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address
-from kbe_nat.policy.plan import Frontend, PlannedPort
+from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address, port_parts
+from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Frontend, PlannedPort
 
 OverByBackend: TypeAlias = Counter[tuple[str, str]]
 """Connections that are over, by service port and backend."""
@@ -76,6 +76,7 @@ def flow_row(
         reply_source=flow.reply_source,
         reply_destination=(entry or flow).reply_destination,
         service=flow.service,
+        **_service_parts(flow.service),
         assured=newest.assured,
         replied=newest.replied,
         masquerade=flow.masquerade,
@@ -113,7 +114,12 @@ def service_fields(
     backends = counters.backends if counters else []
     over = sum(stats.over(port, backend) for backend in backends)
     return {
-        "name": port.name,
+        "service": port.name,
+        **_service_parts(port.name),
+        "type": service_type(port),
+        "cluster_ip": next(
+            (each.address for each in port.frontends if each.kind == CLUSTER_IP), None
+        ),
         "labels": labels,
         "protocol": port.protocol,
         "family": port.family,
@@ -122,6 +128,7 @@ def service_fields(
         ],
         "strategy": str(port.strategy),
         "backends": len(port.cluster_backends),
+        "draining": sum(not each.weight for each in port.cluster_backends),
         "affinity_seconds": port.affinity_seconds,
         "refused": dict(counters.refused) if counters else {},
         **_counters(counters, over, is_counted),
@@ -139,6 +146,7 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
     weights = {
         str(backend): backend.weight for backend in (*port.local_backends, *port.cluster_backends)
     }
+    parts = _service_parts(port.name)
     lingering = [name for name, each in counters.items() if each.is_gone and each.active]
     for name in sorted({*weights, *lingering}):
         state = "gone" if name not in weights else "" if weights[name] else "draining"
@@ -146,6 +154,7 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
         over = stats.over(port, counted) if counted else 0
         yield EndpointRow(
             service=port.name,
+            **parts,
             backend=name,
             weight=weights.get(name, 0),
             state=state,
@@ -153,6 +162,19 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
             inactive=max(0, counted.inactive - over) if counted else 0,
             **_counters(counted, over, is_counted),
         )
+
+
+def service_type(port: PlannedPort) -> str:
+    """The type that a Service with these frontends has."""
+    kinds = {frontend.kind for frontend in port.frontends}
+    if LOAD_BALANCER in kinds:
+        return "LoadBalancer"
+    return "NodePort" if NODE_PORT in kinds else "ClusterIP"
+
+
+def _service_parts(name: str) -> dict[str, Any]:
+    """The fields that a row has of the name of its service port."""
+    return dict(zip(("namespace", "name", "port_name"), port_parts(name), strict=True))
 
 
 def _counters(

@@ -115,8 +115,18 @@ class FrontendRow(msgspec.Struct, frozen=True):
 class ServiceRow(msgspec.Struct):
     """`get services`: one service port with its counters."""
 
+    service: str
+    """The service port, as namespace/name:port; without the colon for an unnamed port."""
+    namespace: str
+    """Of the Service."""
     name: str
-    """As namespace/name:port."""
+    """Of the Service."""
+    port_name: str
+    """Of the port; empty for an unnamed one."""
+    type: str
+    """ClusterIP, NodePort or LoadBalancer, by its frontends."""
+    cluster_ip: str | None
+    """Of the Service in this family; null where it has none that is served."""
     labels: dict[str, str]
     """Of the Service."""
     protocol: str
@@ -129,6 +139,8 @@ class ServiceRow(msgspec.Struct):
     """How backends are chosen."""
     backends: int
     """Endpoints that may serve."""
+    draining: int
+    """Of these, those that get no new connections: they are drained, or their weight is 0."""
     affinity_seconds: int | None
     """How long a client keeps its backend; null without affinity."""
     active: int
@@ -149,7 +161,13 @@ class EndpointRow(msgspec.Struct):
     """`get endpoints`: one backend of one service port with its counters."""
 
     service: str
-    """The service port."""
+    """The service port, as namespace/name:port."""
+    namespace: str
+    """Of the Service."""
+    name: str
+    """Of the Service."""
+    port_name: str
+    """Of the port; empty for an unnamed one."""
     backend: str
     """Address and port."""
     weight: int
@@ -248,7 +266,13 @@ class FlowRow(msgspec.Struct):
     reply_destination: End
     """Where the backend answers to."""
     service: str
-    """The service port."""
+    """The service port, as namespace/name:port."""
+    namespace: str
+    """Of the Service."""
+    name: str
+    """Of the Service."""
+    port_name: str
+    """Of the port; empty for an unnamed one."""
     assured: bool
     """Whether it stays when the table is full."""
     replied: bool
@@ -350,8 +374,8 @@ class StatsRow(msgspec.Struct, frozen=True):
     """Packets by verdict: translate, reject, drop, pass or hold."""
     causes: dict[str, int]
     """Packets by the reason."""
-    flows: int
-    """Connections in the tables."""
+    entries: int
+    """Flow entries: connections in the tables now."""
     assured: int
     """Of these, those that stay when a table is full."""
     affinities: int
@@ -412,7 +436,7 @@ class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):
     """`drain`: how far it is."""
 
     backend: str
-    """Address, or address and port."""
+    """Address, address and port, or the name of a Service, whose backends are meant."""
     ports: int
     """Service ports that have it."""
     remaining: int
@@ -421,3 +445,5 @@ class DrainRow(msgspec.Struct, frozen=True, rename={"remaining": "left"}):
     """Since the drain began."""
     unserved: list[str]
     """Service ports to which new connections are rejected: no other endpoint of theirs is left."""
+    was_drained: bool
+    """Whether it was drained before."""

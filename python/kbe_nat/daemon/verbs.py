@@ -10,6 +10,7 @@ import msgspec
 
 from kbe_nat._native import Decision, Flow
 from kbe_nat.control.controller import OVER, Controller
+from kbe_nat.control.overrides import Drain
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.row_building import (
     StatsByPort,
@@ -47,7 +48,8 @@ from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError, NotFoundError
 from kbe_nat.explain import ExplanationRow, device_of, explain_in_plan, verdict_word
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
-from kbe_nat.model import ServiceKey, Strategy, qualified
+from kbe_nat.model import ServiceKey, Strategy, join_address, qualified
+from kbe_nat.policy.plan import PlannedPort
 from kbe_nat.policy.selector import label_map
 from kbe_nat.sources.address import split_address
 
@@ -282,7 +284,7 @@ class Verbs:
         yield StatsRow(
             actions={verdict_word(name): count for name, count in stats.actions.items()},
             causes=dict(stats.causes),
-            flows=stats.flows,
+            entries=stats.flows,
             assured=stats.assured,
             affinities=stats.affinities,
             expired=stats.expired,
@@ -322,44 +324,64 @@ class Verbs:
         yield self._controller.set_strategy(qualified(service), wanted)
 
     def drain(
-        self, backend: str, seconds: float | None = None, is_followed: bool = True
-    ) -> Iterator[DrainRow]:
-        """Give a backend, or all those of a Service, no new flows, and count the flows that remain
-        until there are none.
+        self, backends: Sequence[str], seconds: float | None = None, is_followed: bool = True
+    ) -> Iterator[list[DrainRow]]:
+        """Give backends, or all those of Services, no new flows, and count the flows that remain
+        until there are none: a row for each name, again and again.
         """
-        backends = self._backends(backend)
-        ports = sum([self._controller.drain(each, seconds) for each in backends])
+        named = {name: self._backends(name) for name in backends}
+        if missing := [name for name, meant in named.items() if not self._ports_of(meant)]:
+            raise NotFoundError("backends", *missing)
+        before = {name: all(map(self._is_drained, meant)) for name, meant in named.items()}
+        for each in dict.fromkeys(chain.from_iterable(named.values())):
+            self._controller.drain(each, seconds)
         started = time.monotonic()
         while True:
-            remaining = sum(map(self._controller.remaining, backends))
-            yield DrainRow(
-                backend=backend,
-                ports=ports,
-                remaining=remaining,
-                seconds=time.monotonic() - started,
-                unserved=self._controller.unserved(backends),
-            )
-            if not remaining or not is_followed:
+            rows = [
+                self._drain_row(name, meant, before[name], time.monotonic() - started)
+                for name, meant in named.items()
+            ]
+            yield rows
+            if not is_followed or not any(row.remaining for row in rows):
                 return
             time.sleep(1)
 
-    def undrain(self, backend: str) -> Iterator[DrainRow]:
-        """Give it new flows again."""
-        backends = self._backends(backend)
-        if len(backends) > 1:
-            backends = [each for each in backends if each in self._controller.drains]
-        if not backends:
-            raise ControlError(f"{backend} is not being drained")
-        ports = sum([self._controller.undrain(each) for each in backends])
-        remaining = sum(map(self._controller.remaining, backends))
-        yield DrainRow(backend=backend, ports=ports, remaining=remaining, seconds=0.0, unserved=[])
+    def undrain(self, backends: Sequence[str]) -> Iterator[list[DrainRow]]:
+        """Give them new flows again. One that was not drained stays as it is."""
+        named = {name: self._backends(name) for name in backends}
+        ended = {
+            name: sum(map(self._controller.undrain, meant)) > 0 for name, meant in named.items()
+        }
+        yield [self._drain_row(name, meant, ended[name]) for name, meant in named.items()]
+
+    def _drain_row(
+        self, name: str, backends: Sequence[str], was_drained: bool, seconds: float = 0.0
+    ) -> DrainRow:
+        return DrainRow(
+            backend=name,
+            ports=len(self._ports_of(backends)),
+            remaining=sum(map(self._controller.remaining, backends)),
+            seconds=seconds,
+            unserved=self._controller.unserved(backends),
+            was_drained=was_drained,
+        )
+
+    def _ports_of(self, backends: Iterable[str]) -> list[PlannedPort]:
+        """The service ports in which one of these backends stands. Cost: a look at all backends."""
+        drains = [Drain(backend) for backend in backends]
+        ports = self._controller.plan.ports
+        return [port for port in ports if any(drain.stands_in(port) for drain in drains)]
+
+    def _is_drained(self, backend: str) -> bool:
+        """Whether it is drained by itself, or its whole address is."""
+        return not {backend, Drain(backend).address}.isdisjoint(self._controller.drains)
 
     def _backends(self, name: str) -> list[str]:
         """The backend of this address, with or without its port, or those of the Service of this
         name. Raises `NotFoundError`.
         """
         if _is_address(name):
-            return [name]
+            return [_canonical(name)]
         selection = self._select([name])
         selection.check()
         backends = {
@@ -439,6 +461,15 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return name[:1].isdigit() or name.startswith("[")
     return True
+
+
+def _canonical(name: str) -> str:
+    """An address, with or without a port, as those of backends are written."""
+    try:
+        address, port = split_address(name)
+    except ValueError:
+        return name
+    return address if port is None else join_address(address, port)
 
 
 def _names(ports: Iterable[str]) -> set[str]:

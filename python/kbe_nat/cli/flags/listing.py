@@ -72,6 +72,13 @@ class SelectionSettings:
     selector: str = ""
 
 
+@dataclass(frozen=True)
+class DocumentSettings:
+    """How a result is written that is no list of objects."""
+
+    output: Output = TEXT
+
+
 FORMS: Final = ("text", "wide", "yaml", "json", "name")
 
 
@@ -87,6 +94,7 @@ def output_flag(*forms: str) -> TextFlag:
     return TextFlag(flag, partial(parse_output, forms=forms))
 
 
+DOCUMENT_FLAGS: Final[Flags] = {"output": output_flag("text", "yaml", "json")}
 WATCH_FLAG: Final = Flag("--watch", "-w", help="Then show what changes, row by row, until Ctrl-C.")
 LISTING_FLAGS: Final[Flags] = {
     "output": output_flag(*FORMS),

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
 
@@ -13,13 +12,6 @@ from kbe_nat.errors import SettingError
 
 _T = TypeVar("_T")
 _Given = TypeVar("_Given")
-
-
-class Format(StrEnum):
-    """How results are written."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 STRATEGY_FLAG: Final[Flag] = Flag(
@@ -38,9 +30,6 @@ SOCKET_FLAG: Final[Flag] = Flag(
     help="Control socket of the daemon.",
 )
 Socket: TypeAlias = Annotated[Path, SOCKET_FLAG]
-OutputFormat: TypeAlias = Annotated[
-    Format, Flag("--output", "-o", help="How the result is written.")
-]
 
 
 def refuse_on_command_line(context: click.Context, names: Iterable[str], reason: str) -> None:
