@@ -1,6 +1,7 @@
 """`kbe-nat drain`: let the connections of backends run out."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from shlex import quote
 from typing import Annotated
 
@@ -75,24 +76,32 @@ def drain(
         refuse_on_command_line(
             command, ["deadline", "no_wait"], "it has no effect: nothing is drained with --undo"
         )
-        (rows,) = ask(socket, "undrain", list[DrainRow], backends=names)
-        for row in rows:
-            if output.is_document:
-                show_next(document_of(row), output)
-            elif row.was_drained:
-                print(f"{row.backend} gets new connections again")
-            else:
-                print(f"{row.backend} was not drained: nothing to undo")
+        _undo(socket, names, output)
         return
     parameters = {"backends": names, "seconds": deadline, "is_followed": not no_wait}
     try:
         _print_looks(ask(socket, "drain", list[DrainRow], **parameters), output)
     except KeyboardInterrupt:
-        elsewhere = "" if socket == DEFAULT_SOCKET else f" --socket {quote(str(socket))}"
-        word = "stays" if len(names) == 1 else "stay"
-        undoing = f"kbe-nat drain {' '.join(map(quote, names))} --undo{elsewhere}"
-        warn(f"{', '.join(names)} {word} drained; to undo it: {undoing}")
+        warn(_way_back(names, socket))
         raise
+
+
+def _undo(socket: Path, names: list[str], output: Output) -> None:
+    (rows,) = ask(socket, "undrain", list[DrainRow], backends=names)
+    for row in rows:
+        if output.is_document:
+            show_next(document_of(row), output)
+        elif row.was_drained:
+            print(f"{row.backend} gets new connections again")
+        else:
+            print(f"{row.backend} was not drained: nothing to undo")
+
+
+def _way_back(names: list[str], socket: Path) -> str:
+    elsewhere = "" if socket == DEFAULT_SOCKET else f" --socket {quote(str(socket))}"
+    word = "stays" if len(names) == 1 else "stay"
+    undoing = f"kbe-nat drain {' '.join(map(quote, names))} --undo{elsewhere}"
+    return f"{', '.join(names)} {word} drained; to undo it: {undoing}"
 
 
 def _print_looks(looks: Iterable[list[DrainRow]], output: Output) -> None:
