@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,36 @@ def test_f130_a_file_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) 
     for name in "bcde":
         (folder / f"{name}.yaml").unlink()
     assert named(source.read()) == (["new"], [])
+
+
+def test_each_path_says_what_is_read_of_it(tmp_path: Path) -> None:
+    folder, single = tmp_path / "folder", tmp_path / "single.yaml"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(SERVICE)
+    other = SERVICE.replace("web", "other").replace(".0.1", ".0.2")
+    wrong = other.replace("other", "wrong").replace("port: ", "port: -")
+    single.write_text(f"{other}---{wrong}")
+    source = Manifests([folder, single])
+    started = time.time()
+    assert source.files() == (), "nothing was read"
+    source.read()
+    first, second = source.files()
+    assert (first.path, first.files, first.objects, first.refused) == (str(folder), 1, 1, 0)
+    assert (second.path, second.files, second.objects, second.refused) == (str(single), 1, 2, 1)
+    assert started <= first.changed <= second.changed <= time.time()
+    (folder / "b.yaml").write_text("not: [closed")
+    source.read()
+    assert source.files() == (replace(first, unread=1), second), "no object has changed"
+    (folder / "b.yaml").write_text(SERVICE.replace("web", "third").replace(".0.1", ".0.3"))
+    source.read()
+    third, same = source.files()
+    assert (third.files, third.objects, third.unread, same) == (2, 2, 0, second)
+    assert third.changed > first.changed
+    for name in "ab":
+        (folder / f"{name}.yaml").unlink()
+    source.read()
+    gone, same = source.files()
+    assert (gone.files, gone.objects, same) == (0, 0, second) and gone.changed > third.changed
 
 
 def test_f128_a_file_that_cannot_be_opened_for_a_while_is_tried_again(

@@ -139,6 +139,9 @@ class Silent:
     def descriptors(self) -> tuple[int, ...]:
         return ()
 
+    def files(self) -> tuple[()]:
+        return ()
+
     def watches(self) -> tuple[WatchState, ...]:
         return ()
 

@@ -67,7 +67,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         (
             "get status",
             "datapath driver queues rules seed pid version seconds generation service_ports refused"
-            " rules_up_to_date drains loops watches",
+            " rules_up_to_date drains loops files watches",
         ),
         (
             "explain --live --from 10.0.0.1 --to 172.30.228.255:80 --proto udp",

@@ -1,6 +1,8 @@
 """`kbe_nat.load`: an engine from files of objects."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,5 +124,15 @@ def test_arguments_are_checked_ahead_of_files(
 
 
 def test_notes_are_warnings(objects: Path) -> None:
-    with pytest.warns(UserWarning, match="node three"):
+    documents = objects.read_text().split("---\n")
+    objects.write_text("---\n".join(each for each in documents if "kind: Node\n" not in each))
+    with pytest.warns(UserWarning, match="node three: there is no such Node object"):
         kbe_nat.load(objects, node="three")
+
+
+@pytest.mark.parametrize("arguments", [{"node": "three"}, {"options": Options(node="three")}])
+def test_a_node_is_one_of_the_objects(objects: Path, arguments: dict[str, Any]) -> None:
+    """As `kbe-nat explain --node three` has it."""
+    message = "node: three is none of the objects' nodes (one, two)"
+    with pytest.raises(kbe_nat.ArgumentError, match=f"^{re.escape(message)}$"):
+        kbe_nat.load(objects, **arguments)

@@ -65,6 +65,9 @@ class Once:
     def descriptors(self) -> Sequence[int]:
         return ()
 
+    def files(self) -> tuple[()]:
+        return ()
+
     def watches(self) -> Sequence[WatchState]:
         return ()
 

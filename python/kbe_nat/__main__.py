@@ -36,6 +36,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 def _run(arguments: "Sequence[str]") -> int:
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stdout.errors == "strict":
+        # Names of files and devices may have any bytes: they must not end a verb in a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if COMPLETION in os.environ:
             # A shell asks at each TAB: the answer needs neither the verbs nor click.

@@ -39,12 +39,12 @@ def load(
     `timeouts` are those of `Engine`. What the objects do not say is a `UserWarning`.
 
     Raises `FileError` and `ObjectError`, with file, line and field, when anything is wrong or there
-    is no Service, `ArgumentError`, and TypeError for an argument of another type. Cost: linear in
-    the objects.
+    is no Service, `ArgumentError`, also for a node that is none of the objects' Nodes where there
+    are any, and TypeError for an argument of another type. Cost: linear in the objects.
     """
     # Programs that make their tables themselves do not pay for a YAML parser.
     from kbe_nat.engine_tables import native_tables
-    from kbe_nat.policy.options import Options
+    from kbe_nat.policy.options import Options, strange_node
     from kbe_nat.policy.planner import plan
     from kbe_nat.sources.manifests.manifests import read_manifests
 
@@ -65,6 +65,8 @@ def load(
         raise update.errors[-1]
     if not update.snapshot.services:
         raise FileError(f"{', '.join(files)}: there is no Service in it")
+    if strange := strange_node(options.node, update.snapshot.nodes):
+        raise ArgumentError(f"node: {strange}")
     result = plan(update.snapshot, options)
     for note in (*update.notes, *result.notes):
         warnings.warn(note, stacklevel=2)

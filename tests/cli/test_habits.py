@@ -530,6 +530,28 @@ def test_objects_have_the_same_flags_everywhere(kbe: Ran) -> None:
         assert "-f, " in out
 
 
+def test_the_status_has_a_row_for_each_path_of_files(ask: Ran) -> None:
+    for form in ((), ("-o", "wide")):
+        code, out, _ = ask("get", "status", *form)
+        lines = [line.split() for line in out.splitlines()]
+        place = lines.index(["path", "files", "objects", "refused", "unread", "changed"])
+        assert (code, lines[place - 1], lines[place + 1][:5]) == (
+            0,
+            ["Files"],
+            ["objects", "2", "3", "1", "0"],
+        )
+        assert lines[place + 1][-1] == "ago"
+        assert "objects/\\udcff.yaml: it is a FIFO" in out, "a name that is no UTF-8"
+        assert ["rules", "up", "to", "date", "yes"] in lines and ["drains", "none"] in lines
+
+
+@pytest.mark.parametrize("kind", ["status", "stats", "rules"])
+def test_what_is_no_list_has_no_names(ask: Ran, kind: str) -> None:
+    for words, flag in ((("web",), "NAME"), (("-o", "name"), "-o")):
+        said = f"kbe-nat: Invalid value for {flag}: there are no names of {kind}\n"
+        assert ask("get", kind, *words) == (2, "", said)
+
+
 def test_connections_that_are_over_are_not_active(ask: Ran, controller: Controller) -> None:
     """`drain` waits for the same connections that `get ep`, `describe` and `top` count."""
     controller.apply(shop())

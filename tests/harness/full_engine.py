@@ -5,7 +5,7 @@ import time
 
 import kbe_nat
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.rows import LoopRow, StatusRow
+from kbe_nat.daemon.rows import FileSourceRow, LoopRow, StatusRow
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.daemon.verbs import Verbs
 from kbe_nat.datapath.datapath import Diversion
@@ -31,6 +31,7 @@ STATUS = StatusRow(
     refused=["objects/\udcff.yaml: it is a FIFO, not a file"],
     rules_up_to_date=True,
     drains=[],
+    files=[FileSourceRow("objects", 2, 3, 1, 0, 1_700_000_000.0)],
     loops=[LoopRow(1, 1, 0)],
 )
 

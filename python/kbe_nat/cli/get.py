@@ -127,8 +127,10 @@ def _check(command: click.Context, things: dict[str, list[str]], listing: Listin
         refuse_on_command_line(command, ["selector"], "labels of nodes are not followed")
     for kind in (kind for kind in things if kind in DOCUMENTS):
         refuse_on_command_line(command, SELECTION, f"it has no effect on {kind}")
-        if things[kind] or listing.output.form in ("wide", "name"):
-            raise SettingError("KIND", f"{kind} have no names, and are not -o wide or name")
+        if things[kind]:
+            raise SettingError("NAME", f"there are no names of {kind}")
+        if listing.output.form == "name":
+            raise SettingError("--output", f"there are no names of {kind}")
 
 
 def _show_document(kind: str, socket: Path, output: Output) -> None:

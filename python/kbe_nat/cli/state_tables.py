@@ -9,7 +9,7 @@ import msgspec
 
 from kbe_nat.cli.output import table
 from kbe_nat.cli.table import Table
-from kbe_nat.daemon.rows import StatsRow, StatusRow, WatchRow
+from kbe_nat.daemon.rows import FileSourceRow, StatsRow, StatusRow, WatchRow
 from kbe_nat.kubeproxy.duration import SECOND, go_duration
 
 
@@ -47,17 +47,35 @@ def stats_tables(stats: StatsRow) -> list[Any]:
 
 
 def status_tables(status: StatusRow) -> list[Any]:
-    """The status, and how far watches of the API server are."""
+    """The status, the paths of files, and how far watches of the API server are."""
     rows_table = table("", "what", "how", is_wrapped=True)
     for name, value in msgspec.to_builtins(status).items():
-        if name != "watches":
+        if name not in ("files", "watches"):
             rows_table.add_row(name.replace("_", " "), _words(value))
-    return [rows_table, _watch_table(status.watches)] if status.watches else [rows_table]
+    parts: list[Any] = [rows_table]
+    parts += ["", _file_table(status.files)] if status.files else []
+    parts += ["", _watch_table(status.watches)] if status.watches else []
+    return parts
+
+
+def _file_table(files: Iterable[FileSourceRow]) -> Table:
+    """What is read of each path, and how long ago it last changed."""
+    file_table = table("Files", *FILES, right=len(FILES) - 1, spare=FILES[1:3])
+    for each in files:
+        counts = (each.files, each.objects, each.refused, each.unread)
+        file_table.add_row(each.path, *map(str, counts), _ago(each.changed))
+    return file_table
+
+
+def _ago(moment: float) -> str:
+    """How long ago, in whole seconds; a dash for what has never been."""
+    seconds = max(0, round(time.time() - moment))
+    return f"{go_duration(seconds * SECOND)} ago" if moment else "-"
 
 
 def _watch_table(watches: Iterable[WatchRow]) -> Table:
     """How far each watch of the API server is, and for how long."""
-    watch_table = table("watches", *WATCH, spare=WATCH[-2:1:-1], is_wrapped=True)
+    watch_table = table("Watches", *WATCH, spare=WATCH[-2:1:-1], is_wrapped=True)
     for watch in watches:
         seconds = max(0, round(time.time() - watch.since))
         counts = (watch.objects, watch.lists, watch.events, watch.failures, watch.withheld)
@@ -72,14 +90,17 @@ def _watch_table(watches: Iterable[WatchRow]) -> Table:
 
 
 def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(_words, value)) or "none"
     if isinstance(value, dict):
         return " ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
 
 
 TABLE_WORDS: Final = {"entries": "flow entries"}
+FILES: Final = ("path", "files", "objects", "refused", "unread", "changed")
 WATCH: Final = (
     "resource",
     "phase",

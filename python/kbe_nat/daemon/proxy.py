@@ -52,7 +52,7 @@ from kbe_nat.daemon.oom_score import set_oom_score
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rounds import Rounds
-from kbe_nat.daemon.rows import LoopRow, StatusRow, WatchRow
+from kbe_nat.daemon.rows import FileSourceRow, LoopRow, StatusRow, WatchRow
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import only_proxy
 from kbe_nat.daemon.subscribers import Subscribers
@@ -452,6 +452,10 @@ class Proxy:
             loops=[
                 LoopRow(thread.loop.packets, thread.loop.batches, thread.loop.panics)
                 for thread in self._loops
+            ],
+            files=[
+                msgspec.convert(state, FileSourceRow, from_attributes=True)
+                for state in self._source.files()
             ],
             watches=[
                 msgspec.convert(state, WatchRow, from_attributes=True)

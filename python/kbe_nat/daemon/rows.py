@@ -53,6 +53,23 @@ class WatchRow(msgspec.Struct, frozen=True):
     """Answers that were not applied: empty, partial, malformed or older ones."""
 
 
+class FileSourceRow(msgspec.Struct, frozen=True):
+    """One path under which files of objects are followed."""
+
+    path: str
+    """A directory, a file, or "standard input", which is read once."""
+    files: int
+    """Files under it that count."""
+    objects: int
+    """Objects in these, refused ones too."""
+    refused: int
+    """Of these, those that are refused: `refused` of the status says why."""
+    unread: int
+    """Files under it that cannot be read; their objects stay as they were."""
+    changed: float
+    """When objects under it last changed, in seconds since 1970."""
+
+
 class StatusRow(msgspec.Struct, frozen=True):
     """`get status`: how the daemon is."""
 
@@ -84,6 +101,8 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Backends that are drained."""
     loops: list[LoopRow]
     """Packet loops, one per queue."""
+    files: list[FileSourceRow] = []
+    """Paths under which files are followed; empty where all objects come from the API server."""
     watches: list[WatchRow] = []
     """Resources that are followed at the API server; empty without one."""
 

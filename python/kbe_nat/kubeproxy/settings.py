@@ -20,7 +20,7 @@ from kbe_nat.kubeproxy.validation import (
     check_node_port_addresses,
 )
 from kbe_nat.model import Snapshot, Strategy
-from kbe_nat.policy.options import Mode, Options
+from kbe_nat.policy.options import Mode, Options, strange_node
 from kbe_nat.sources.address import parse_address
 
 _T = TypeVar("_T")
@@ -188,9 +188,9 @@ class NodeSettings:
         node = self.node or file.hostname_override.strip().lower()
         node = node or former_node or _likely_node(snapshot, node_addresses)
         # The name of a Node that was there is no mistake, and what is served must go on.
-        if node and snapshot.nodes and node not in snapshot.nodes and node != former_node:
-            names = ", ".join(sorted(snapshot.nodes)[:5])
-            raise SettingError("--node", f"{node} is none of the objects' nodes ({names})")
+        strange = strange_node(node, snapshot.nodes)
+        if strange and node != former_node:
+            raise SettingError("--node", strange)
         return node
 
     def _device(self, local_mode: LocalMode, file: Configuration) -> str:

@@ -1,5 +1,6 @@
 """The operator's decisions, in kube-proxy's words."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -88,6 +89,19 @@ class Options:
         )
 
 
+def strange_node(node: str, nodes: Collection[str]) -> str:
+    """Why a name is that of no Node of the objects, of all whose names these are; empty where it is
+    one, or where they say nothing about nodes.
+    """
+    if not node or not nodes or node in nodes:
+        return ""
+    return f"{node} is none of the objects' nodes ({', '.join(sorted(nodes)[:SHOWN])})"
+
+
 def unknown_port(options: Options) -> str:
     """The fate of packets to a cluster IP's other ports: "pass", "reject" or "drop"."""
     return options.unknown_port or ("reject" if options.mode is Mode.NFTABLES else "pass")
+
+
+SHOWN: Final = 5
+"""Names in a message."""

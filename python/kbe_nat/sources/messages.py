@@ -1,5 +1,6 @@
 """Errors and notes about objects and origins, in the order in which these stand."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -42,6 +43,10 @@ class Messages:
             entries.sort(key=lambda entry: (entry[0], str(entry[1])))
             self._sorted_errors = tuple(error for _, error in entries)
         return self._sorted_errors
+
+    def refusals(self) -> Counter[Origin]:
+        """How many errors the objects of each origin have. Cost: linear in all errors."""
+        return Counter(place.origin for errors in self._errors.values() for place, _ in errors)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from kbe_nat.errors import KbeNatError
 from kbe_nat.model import ServiceKey, Snapshot
+from kbe_nat.sources.file_state import FileState
 from kbe_nat.sources.watch_state import WatchState
 
 
@@ -78,6 +79,10 @@ class Source(Protocol):
         """How far each watch of an API server is. May be called from any thread."""
         ...
 
+    def files(self) -> Sequence[FileState]:
+        """What is read of each path of files. May be called from any thread."""
+        ...
+
     def close(self) -> None:
         """End what the first `read` has begun."""
         ...
@@ -123,6 +128,10 @@ class Sources:
     def watches(self) -> list[WatchState]:
         """See `Source.watches`."""
         return [state for source in self._sources for state in source.watches()]
+
+    def files(self) -> list[FileState]:
+        """See `Source.files`."""
+        return [state for source in self._sources for state in source.files()]
 
     def close(self) -> None:
         """See `Source.close`."""

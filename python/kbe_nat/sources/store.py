@@ -24,6 +24,7 @@ the older one (`creationTimestamp`), then the one of the earlier origin, then th
 origin has earlier, then the lesser key. Services without a timestamp come first.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
@@ -149,6 +150,10 @@ class Store:
             self._failures.pop(origin, None)
         else:
             self._failures[origin] = error
+
+    def refusals(self) -> Counter[Origin]:
+        """How many objects of each origin are refused now. Cost: linear in these."""
+        return self._messages.refusals()
 
     def items(self, origin: Origin) -> dict[ObjectKey, Item]:
         """The sound objects that an origin has now. Cost: linear in these."""

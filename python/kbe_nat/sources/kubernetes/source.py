@@ -104,6 +104,10 @@ class Kubernetes:
         self._paused_until = 0.0
         self._reported: dict[str, tuple[WatchPhase, str]] = {}
 
+    def files(self) -> tuple[()]:
+        """See `Source.files`: an API server has none."""
+        return ()
+
     def watches(self) -> tuple[WatchState, ...]:
         """See `Source.watches`."""
         return tuple(self._states.values())

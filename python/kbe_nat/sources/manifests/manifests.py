@@ -15,7 +15,7 @@ A file that fails for a reason outside of it (no descriptor, no right) stays in 
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from kbe_nat.collector import uncollected
 from kbe_nat.errors import FileError, UnreadableError
 from kbe_nat.sources.decoding import decode, is_failure
+from kbe_nat.sources.file_state import FileState
 from kbe_nat.sources.json_objects import Items, json_objects
 from kbe_nat.sources.manifests.completion import FileCompletion
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -81,6 +82,11 @@ class Manifests:
         """Why files could not be read when they were tried last."""
         self._failures: dict[str, Origin] = {}
         """The origins of these, as the store knows them."""
+        self._objects: dict[str, int] = {}
+        """How many objects each of them has, refused ones too."""
+        self._changes: dict[int, float] = {}
+        """When the objects of a path last changed, by its rank."""
+        self._states: tuple[FileState, ...] = ()
         self._has_read = False
 
     def wait(self, seconds: float) -> bool:
@@ -94,6 +100,10 @@ class Manifests:
     def watches(self) -> tuple[()]:
         """See `Source.watches`: files have none."""
         return ()
+
+    def files(self) -> tuple[FileState, ...]:
+        """See `Source.files`."""
+        return self._states
 
     def close(self) -> None:
         """See `Source.close`: the kernel's watch ends with this object."""
@@ -244,7 +254,9 @@ class Manifests:
         """The update, with these files in place of what they were."""
         for file in gone_files:
             if file in self._origins:
-                self._store.replace(self._origins.pop(file), ())
+                origin = self._origins.pop(file)
+                self._store.replace(origin, ())
+                self._changes[origin.rank] = time.time()
         for file, items in fresh.items():
             origin = Origin(self._ranks[file], file)
             before = self._origins.get(file, origin)
@@ -252,8 +264,11 @@ class Manifests:
                 self._store.replace(before, ())
             self._store.replace(origin, items)
             self._origins[file] = origin
+            self._objects[file] = sum(not isinstance(item, str) for item in items)
+            self._changes[origin.rank] = time.time()
         self._report(unread)
         update = self._store.update()
+        self._states = tuple(self._state_of(unread))
         nothing = f"no Service in {', '.join(self._paths)}: nothing is served"
         warnings = () if update.snapshot.services else (nothing,)
         update = replace(update, warnings=warnings)
@@ -263,6 +278,21 @@ class Manifests:
             for warning in warnings:
                 raise FileError(warning)
         return update
+
+    def _state_of(self, unread: Iterable[str]) -> Iterator[FileState]:
+        """Of each path. Cost: linear in the files."""
+        refused = self._store.refusals()
+        for place, path in enumerate(self._paths):
+            rank = self._base_rank + place
+            files = [file for file, origin in self._origins.items() if origin.rank == rank]
+            yield FileState(
+                path=label(path),
+                files=len(files),
+                objects=sum(self._objects[file] for file in files),
+                refused=sum(refused[self._origins[file]] for file in files),
+                unread=sum(self._failures[file].rank == rank for file in unread),
+                changed=self._changes.get(rank, 0.0),
+            )
 
     def _report(self, unread: Mapping[str, FileError]) -> None:
         """Tell the store which files cannot be read now."""
