@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from harness.json_page import mismatches
 from harness.waiting import eventually
 from kbe_nat.playground.namespaces import FOLDER
-from kbe_nat.playground.world import World
+from kbe_nat.playground.world import EXAMPLES, World
 
 DEMO = (sys.executable, "-m", "kbe_nat", "demo")
 
@@ -64,14 +65,37 @@ def test_round_robin_shares_evenly() -> None:
 def test_people_see_each_command_and_its_output() -> None:
     said = demo("--requests", "3").stdout
     # What explain prints of this packet, from its sentence to its last table.
-    explained = said.partition("--to svc/simpleservice --iif eth0\n")[2].splitlines()
+    socket = "--socket /run/kbe-nat-playground/control.sock"
+    explained = said.partition(f"--to svc/simpleservice --iif eth0 {socket}\n")[2].splitlines()
     assert explained[0].startswith("TCP 10.0.2.100:40000 to 172.30.228.255:80 is sent to 172.17.0.")
     assert explained[1:4:2] == ["", "checked     found"] and explained[2] == "Why"
     assert "Who may serve it" in explained
-    assert '$ kbe-nat playground apply -f rc.yaml\nreplicationcontroller "rcsise" created\n' in said
+    applied = f"$ kbe-nat playground apply -f {EXAMPLES}/rc.yaml\n"
+    assert f'{applied}replicationcontroller "rcsise" created\n' in said
     assert '/info\n{"host": "172.30.228.255", "version": "0.5.0", "from": "10.0.2.15"}\n' in said
     assert "--probability 0.50000000000 -j KUBE-SEP-4SQFZS32ZVMTQEZV" in said
     assert "3 requests by the client, 3 answered" in said
+
+
+def test_each_command_of_the_demo_can_be_pasted(tmp_path: Path) -> None:
+    """Behind `playground up`, in the folder that stands for the default one here."""
+    commands = [
+        shlex.split(line.removeprefix("$ kbe-nat "))
+        for line in demo("--requests", "0").stdout.splitlines()
+        if line.startswith("$ kbe-nat ")
+    ]
+    assert len(commands) > 12
+    own = tmp_path / "state"
+    environment = {**os.environ, "KBE_NAT_PLAYGROUND": str(own)}
+    try:
+        for words in (["playground", "up"], *commands):
+            changed = [word.replace("/run/kbe-nat-playground", str(own)) for word in words]
+            done = subprocess.run(
+                [*DEMO[:-1], *changed], capture_output=True, text=True, env=environment, timeout=60
+            )
+            assert done.returncode == 0, (words, done.stderr)
+    finally:
+        subprocess.run([*DEMO[:-1], "playground", "down"], env=environment, check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,6 +1,7 @@
 """The playground's verbs as a user types them, one process each."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ SEED = Path(__file__).parents[2] / "examples/simpleservice"
 class Playground:
     def __init__(self, state: Path) -> None:
         self.state = state
+        self.said = ""
+        """By `up`."""
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, *arguments, "--state", str(self.state)]
@@ -36,7 +39,7 @@ class Playground:
 @pytest.fixture
 def playground(tmp_path: Path) -> Iterator[Playground]:
     cluster = Playground(tmp_path / "state")
-    cluster("up")
+    cluster.said = cluster("up")
     yield cluster
     cluster("down")
 
@@ -85,11 +88,31 @@ def test_the_page_by_hand(playground: Playground) -> None:
     assert "172.17.0.4" not in playground("get", "endpoints")
     assert "1         1         1" in playground("get", "rc")
     playground("delete", "rc", "rcsise")
-    assert "Couldn't connect" in playground.fails("curl", "172.30.228.255:80/info"), (
-        "no endpoints: refused"
-    )
+    done = playground.run("curl", "172.30.228.255:80/info")
+    assert (done.returncode, done.stdout) == (7, ""), "curl's code for no endpoints: refused"
+    assert done.stderr.startswith("curl: (7) ") and done.stderr.count("\n") == 1
     playground("delete", "svc", "simpleservice")
     assert playground("get", "svc") == ""
+
+
+def test_what_up_says_can_be_pasted(playground: Playground) -> None:
+    lines = [line.strip() for line in playground.said.splitlines() if "  kbe-nat " in line]
+    assert len(lines) == 3
+    for line in lines:
+        done = pasted(line)
+        assert done.returncode == 0, done.stderr
+    assert "default/simpleservice" in done.stdout
+    complaint = playground.fails("up")
+    assert pasted(complaint.split("`")[1]).returncode == 0
+    assert pasted(lines[-1]).returncode == 2, "it is down"
+    playground("up")
+
+
+def pasted(line: str) -> subprocess.CompletedProcess[str]:
+    name, *words = shlex.split(line)
+    assert name == "kbe-nat"
+    command = [sys.executable, "-m", "kbe_nat", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Final
 
 import msgspec
@@ -25,17 +26,18 @@ from kbe_nat.daemon.rows import EndpointRow
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.explain import ExplanationRow
 from kbe_nat.model import Strategy
-from kbe_nat.playground import world as place
 from kbe_nat.playground.cluster import CLIENT_ADDRESS
 from kbe_nat.playground.privileges import ensure_root
 from kbe_nat.playground.signals import Interruptions
-from kbe_nat.playground.world import World
+from kbe_nat.playground.world import EXAMPLES, STATE, World
 
-FOLDER: Final = Path(place.__file__).parent
-"""In the environment of the demo that runs in a user namespace which it made itself."""
 SERVICE: Final = "simpleservice"
 PORT: Final = "default/simpleservice"
-URL: Final = "172.30.228.255:80/info"
+URL: Final = verbs.EXAMPLE_URL
+BY_HAND: Final = World(STATE)
+"""The playground for which commands are printed: that of `kbe-nat playground up`. The demo's own is
+gone at its end.
+"""
 
 
 class DemoRow(msgspec.Struct):
@@ -119,9 +121,12 @@ class _Walk:
             "A node 10.0.2.15, a client 10.0.2.100 and a bridge for pods: "
             "network namespaces on this machine."
         )
-        self.say("The daemon runs in the node's and diverts packets for Services to a queue.", "")
+        self.say("The daemon runs in the node's and diverts packets for Services to a queue.")
+        self.say("Each command can be pasted later, behind kbe-nat playground up.", "")
         for name in ("rc.yaml", "svc.yaml"):
-            self.step(f"playground apply -f {name}", partial(self.apply, name))
+            self.step(
+                f"playground apply -f {quote(str(EXAMPLES / name))}", partial(self.apply, name)
+            )
         self.list_pods()
         pod = world.pods()[0]
         direct = f"{pod.address}:{pod.port}/info"
@@ -148,7 +153,7 @@ class _Walk:
         return DemoRow(answers, rules, explained, requests, answered, shares, seed)
 
     def apply(self, name: str) -> str:
-        return "\n".join(self.world.apply((FOLDER / name).read_text(), name))
+        return "\n".join(self.world.apply((EXAMPLES / name).read_text(), name))
 
     def list_pods(self) -> None:
         self.step(
@@ -207,7 +212,8 @@ class _Walk:
         question = FlowQuestion(f"{CLIENT_ADDRESS}:40000", f"svc/{SERVICE}", None, "eth0")
         packet, explanation = ask_daemon(self.world.socket, question)
         self.step(
-            f"explain --live --from {question.source} --to {question.destination} --iif eth0",
+            f"explain --live --from {question.source} --to {question.destination} --iif eth0"
+            f" --socket {BY_HAND.socket}",
             lambda: text_of(*explanation_parts(packet, explanation)),
         )
         return explanation

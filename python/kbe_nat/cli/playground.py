@@ -1,6 +1,8 @@
 """`kbe-nat playground`: the example cluster on this machine, with kubectl's words."""
 
 import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,7 @@ from kbe_nat.playground.rows import (
     status,
 )
 from kbe_nat.playground.signals import Interruptions
-from kbe_nat.playground.world import KINDS, World
+from kbe_nat.playground.world import EXAMPLES, KINDS, STATE, World
 from kbe_nat.policy.selector import Selector, parse_selector
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.objects import ParsedObject
@@ -52,7 +54,6 @@ StateFolder = Annotated[
         help="The playground's folder, which `up` makes and `down` removes.",
     ),
 ]
-STATE: Final = Path("/run/kbe-nat-playground")
 KINDS_LISTED: Final = tuple(VIEWS)
 
 
@@ -82,9 +83,10 @@ def up(
             with interruptions.obey():
                 print(
                     f"The node is {world.node.name}, the client {world.client.name}; "
-                    "the daemon serves.\n"
-                    f"Other verbs ask it with --socket {world.socket}"
+                    "the daemon serves. Try:"
                 )
+                for line in first_steps(world):
+                    print(f"  {line}")
         except BaseException as error:
             if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
                 world.down()
@@ -182,14 +184,19 @@ def curl(
     url: Annotated[str, Argument(help="What to ask for.")],
     where: Annotated[str, Flag("--from", help="node, client, or a pod's name.")] = "node",
     state: StateFolder = STATE,
-) -> None:
-    """Ask a Service or a pod by HTTP, with curl, from inside.
+) -> int:
+    """Ask a Service or a pod by HTTP, with curl, from inside. Ends with curl's exit code.
 
     Examples:
       kbe-nat playground curl 172.30.228.255:80/info
       kbe-nat playground curl --from client 172.30.228.255:80/info
     """
-    print(ask(World(state), where, url))
+    done = subprocess.run(
+        (*World(state).network(where).prefix, *CURL, url), stdout=subprocess.PIPE, check=False
+    )
+    if done.stdout:
+        print(done.stdout.decode(errors="replace").strip())
+    return done.returncode
 
 
 @playground.verb()
@@ -220,6 +227,14 @@ def delete(
     print(World(state).delete(*kind_and_name(words)))
 
 
+def first_steps(world: World) -> Iterator[str]:
+    """Command lines that make the example's Service and ask it, and the daemon."""
+    files = [word for name in ("rc.yaml", "svc.yaml") for word in ("-f", str(EXAMPLES / name))]
+    yield world.command("apply", *files)
+    yield world.command("curl", EXAMPLE_URL)
+    yield shlex.join(("kbe-nat", "get", "svc", "--socket", str(world.socket)))
+
+
 def kind_and_name(words: Sequence[str]) -> tuple[str, str]:
     """Of KIND NAME, or KIND/NAME. Raises `SettingError`."""
     parts = words[0].split("/") if len(words) == 1 else list(words)
@@ -239,7 +254,7 @@ def read(path: Path) -> str:
 
 def ask(world: World, where: str, url: str) -> str:
     """The output of curl in the namespace of the node, the client or a pod."""
-    return world.network(where).call("curl", "-sS", "--max-time", CURL_SECONDS, url).strip()
+    return world.network(where).call(*CURL, url).strip()
 
 
 def kube_proxy_rules(world: World, service: str) -> list[str]:
@@ -342,3 +357,6 @@ def _labels(labels: dict[str, str]) -> str:
 
 
 CURL_SECONDS: Final = "5"
+CURL: Final = ("curl", "-sS", "--max-time", CURL_SECONDS)
+EXAMPLE_URL: Final = "172.30.228.255:80/info"
+"""Of the Service in svc.yaml."""

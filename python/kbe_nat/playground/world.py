@@ -7,6 +7,7 @@ namespace with a server for each.
 
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -81,7 +82,7 @@ class World:
         """
         if self._file.exists():
             raise PlaygroundError(
-                f"{self._folder}: a playground is up; `kbe-nat playground down` takes it down"
+                f"{self._folder}: a playground is up; `{self.command('down')}` takes it down"
             )
         require("proxy", "the playground's daemon")
         self.down()
@@ -105,6 +106,11 @@ class World:
         daemon = start((*command, *files, *node, *options), self._folder / "daemon.log")
         self._write(State(daemon))
         self._wait(lambda: bool(self.status()), "the daemon does not answer")
+
+    def command(self, *words: str) -> str:
+        """A command line of `kbe-nat playground` for this one, to be pasted."""
+        folder = () if self._folder == STATE else ("--state", str(self._folder))
+        return shlex.join(("kbe-nat", "playground", *words, *folder))
 
     def down(self) -> None:
         """Remove all of it, also the remains of a command that was killed. Raises
@@ -287,7 +293,7 @@ class World:
             return msgspec.json.decode(self._file.read_bytes(), type=State)
         except FileNotFoundError:
             raise PlaygroundError(
-                "no playground is up; `kbe-nat playground up` makes one"
+                f"no playground is up; `{self.command('up')}` makes one"
             ) from None
         except msgspec.DecodeError as error:
             raise PlaygroundError(f"{self._file}: {error}") from None
@@ -364,5 +370,9 @@ KINDS: Final = {
     "deployments": "Deployment",
 }
 """Kinds by their names and short names in kubectl."""
+STATE: Final = Path("/run/kbe-nat-playground")
+"""The folder of the playground that no flag names."""
+EXAMPLES: Final = Path(__file__).parent
+"""Where rc.yaml and svc.yaml are, the controller and the Service of the walk-through."""
 PATIENCE: Final = 15.0
 """Seconds that anything may take to start."""
