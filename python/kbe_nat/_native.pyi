@@ -412,12 +412,12 @@ class ConntrackSync:
     def entries(self, flows: Sequence[Flow], *, ended: bool = False) -> list[ConntrackEntry | None]:
         """The kernel's entry of each of these flows; None where it has none, or one that leads to
         another backend. With `ended` they are over: then it is the entry that a flow had, if
-        `watch_ends` was on. Cost: a question to the kernel for each, some microseconds. Raises
+        `watch_flows` was on. Cost: a question to the kernel for each, some microseconds. Raises
         `ConntrackError`.
         """
-    def watch_ends(self, watched: bool) -> None:
-        """Keep the kernel's entries of flows that end from now on, for `entries`; or do so no
-        more.
+    def watch_flows(self, watched: bool) -> None:
+        """From now on tell the engine of changes of states as they happen, up to 5,000 events a
+        second, and keep the kernel's entries of flows that end, for `entries`; or do so no more.
         """
     def stop(self) -> None:
         """End `run` soon."""
@@ -1045,12 +1045,15 @@ class BackendStats:
         """The port."""
     @property
     def active(self) -> int:
-        """Flows alive now."""
+        """Flows alive now, without those that are over."""
     @property
     def inactive(self) -> int:
         """Of these, those that are being closed: as in IPVS, TCP from the first FIN on, and SCTP
         that is not established.
         """
+    @property
+    def over(self) -> int:
+        """Beside these, TCP that is over and only remembered for a while: TIME_WAIT and CLOSE."""
     @property
     def flows(self) -> int:
         """Flows that it got."""
@@ -1079,7 +1082,7 @@ class ServiceStats:
         """The address family, 4 or 6."""
     @property
     def active(self) -> int:
-        """Flows alive now."""
+        """Flows alive now, without those that are over."""
     @property
     def flows(self) -> int:
         """Flows that began."""

@@ -108,20 +108,63 @@ def watch(daemon: Daemon, events: Path) -> Iterator[None]:
 
 
 @FAMILIES
-def test_a_beginning_is_shown_as_it_was(daemon: Daemon, family: Family, tmp_path: Path) -> None:
-    """Whatever has become of the connection when the event is written."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_are_those_of_conntrack(
+    daemon: Daemon, family: Family, kind: str, tmp_path: Path
+) -> None:
+    """Each with the state of its moment, from the beginning to the end of the talk. The first
+    connections show that both programs listen; a later one is compared.
+    """
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
     daemon.start()
-    events = tmp_path / "events"
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    node = daemon.cluster.node
+    words = ("conntrack", "-E", "-p", kind, "-f", f"ipv{family}", "-d", VIPS[family])
 
-    def begun() -> list[str]:
-        with Clients(daemon.cluster, family, 1, socket.SOCK_STREAM) as clients:
+    def connect() -> None:
+        with Clients(daemon.cluster, family, 1, KINDS[kind]) as clients:
             assert clients.asked() == ["a"]
-        return [line for line in events.read_text().splitlines() if "[NEW]" in line]
 
-    with watch(daemon, events):
-        lines = eventually(begun)
-    assert all(" SYN_SENT " in line and "[UNREPLIED]" in line for line in lines)
+    def are_heard() -> bool:
+        connect()
+        return all(EVENTS[kind] in steps(path).values() for path in (ours, theirs))
+
+    with theirs.open("w") as out, subprocess.Popen([*node.prefix, *words], stdout=out) as listener:
+        try:
+            with watch(daemon, ours):
+                eventually(are_heard)
+                before = steps(theirs).keys()
+                connect()
+                port = eventually(lambda: next(iter(steps(theirs).keys() - before), ""))
+                eventually(lambda: steps(theirs)[port] == EVENTS[kind])
+                eventually(lambda: steps(ours).get(port) == EVENTS[kind])
+        finally:
+            listener.terminate()
+
+
+def steps(path: Path) -> dict[str, list[str]]:
+    """Event, state and marks of each line, by the client's port."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if " sport=" in line and "[DESTROY]" not in line:
+            port = line.partition(" sport=")[2].split()[0]
+            step = [word for word in line.split() if word.isupper() or word.startswith("[")]
+            found.setdefault(port, []).append(" ".join(step))
+    return found
+
+
+EVENTS = {
+    "tcp": [
+        "[NEW] SYN_SENT [UNREPLIED]",
+        "[UPDATE] SYN_RECV",
+        "[UPDATE] ESTABLISHED [ASSURED]",
+        "[UPDATE] FIN_WAIT [ASSURED]",
+        "[UPDATE] LAST_ACK [ASSURED]",
+        "[UPDATE] TIME_WAIT [ASSURED]",
+    ],
+    "udp": ["[NEW] [UNREPLIED]", "[UPDATE]"],
+}
+"""What happens to a client's connection that asks once."""
 
 
 @FAMILIES

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import replace
-from typing import Final
 
 from kbe_nat._native import Engine
 from kbe_nat.collector import uncollected
@@ -241,21 +240,14 @@ class Controller:
         )
 
     def remaining(self, backend: str) -> int:
-        """Flows that a backend still has, without those that are over and only remembered for a
-        while.
-        """
+        """Flows that a backend still has, as its counters say: without those that are over."""
         self.datapath.refresh()
         drain = Drain(backend)
-        addresses = {
-            counted.address
+        return sum(
+            counted.active
             for service in self.engine.stats().services
             for counted in service.backends
-            if counted.active and drain.covers(Backend(counted.address, counted.port))
-        }
-        return sum(
-            flow.state not in OVER and drain.covers(Backend(*flow.reply_source))
-            for address in addresses
-            for flow in self.engine.flows(backend=address)
+            if drain.covers(Backend(counted.address, counted.port))
         )
 
     def set_conntrack(self, settings: ConntrackSettings) -> list[str]:
@@ -348,7 +340,3 @@ class _Following:
         else:
             self.consumer.rebuild(delta.plan)
         self.is_current = True
-
-
-OVER: Final = ("TIME_WAIT", "CLOSE")
-"""States of TCP connections that have ended."""

@@ -155,7 +155,7 @@ class Proxy:
             stack.callback(self._server.close)
             self._server.start_health()
             stack.callback(self._source.close)
-            subscribers = Subscribers(controller.engine, controller.datapath.watch_ends)
+            subscribers = Subscribers(controller.engine, controller.datapath.watch_flows)
             verbs = Verbs(
                 controller,
                 subscribers,

@@ -1,7 +1,6 @@
 """Rows of the daemon's answers (`kbe_nat.daemon.rows`), of flows, decisions, plans and counters."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
@@ -28,27 +27,13 @@ from kbe_nat.daemon.rows import (
 from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address, port_parts
 from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Frontend, PlannedPort
 
-OverByBackend: TypeAlias = Counter[tuple[str, str]]
-"""Connections that are over, by service port and backend."""
+StatsByPort: TypeAlias = dict[tuple[str, int], ServiceStats]
+"""The counters of service ports, by name and family."""
 
 
-class StatsByPort:
-    """Counters of service ports, and the connections of each backend that are over."""
-
-    def __init__(self, services: Iterable[ServiceStats], over: Iterable[Flow]) -> None:
-        self._services = {(service.name, service.family): service for service in services}
-        self._over: OverByBackend = Counter(
-            (flow.service, join_address(*flow.reply_source)) for flow in over
-        )
-
-    def of_port(self, port: PlannedPort) -> ServiceStats | None:
-        """The counters of a service port; None where it has none yet."""
-        return self._services.get((port.name, int(port.family)))
-
-    def over(self, port: PlannedPort, stats: BackendStats) -> int:
-        """How many connections of a backend are over; of those that it had when it was counted."""
-        backend = join_address(stats.address, stats.port)
-        return min(self._over[port.name, backend], stats.active)
+def stats_by_port(services: Iterable[ServiceStats]) -> StatsByPort:
+    """The counters of these service ports."""
+    return {(service.name, service.family): service for service in services}
 
 
 def flow_row(
@@ -110,9 +95,7 @@ def service_fields(
     port: PlannedPort, stats: StatsByPort, is_counted: bool, labels: dict[str, str]
 ) -> dict[str, Any]:
     """The fields of a `ServiceRow`."""
-    counters = stats.of_port(port)
-    backends = counters.backends if counters else []
-    over = sum(stats.over(port, backend) for backend in backends)
+    counters = stats.get((port.name, int(port.family)))
     return {
         "service": port.name,
         **_service_parts(port.name),
@@ -131,13 +114,13 @@ def service_fields(
         "draining": sum(not each.weight for each in port.cluster_backends),
         "affinity_seconds": port.affinity_seconds,
         "refused": dict(counters.refused) if counters else {},
-        **_counters(counters, over, is_counted),
+        **_counters(counters, is_counted),
     }
 
 
 def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> Iterator[EndpointRow]:
     """Every backend of a service port; also a former one that still has flows."""
-    service = stats.of_port(port)
+    service = stats.get((port.name, int(port.family)))
     counters = (
         {join_address(backend.address, backend.port): backend for backend in service.backends}
         if service
@@ -147,20 +130,21 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
         str(backend): backend.weight for backend in (*port.local_backends, *port.cluster_backends)
     }
     parts = _service_parts(port.name)
-    lingering = [name for name, each in counters.items() if each.is_gone and each.active]
+    lingering = [
+        name for name, each in counters.items() if each.is_gone and (each.active or each.over)
+    ]
     for name in sorted({*weights, *lingering}):
         state = "gone" if name not in weights else "" if weights[name] else "draining"
         counted = counters.get(name)
-        over = stats.over(port, counted) if counted else 0
         yield EndpointRow(
             service=port.name,
             **parts,
             backend=name,
             weight=weights.get(name, 0),
             state=state,
-            over=over,
-            inactive=max(0, counted.inactive - over) if counted else 0,
-            **_counters(counted, over, is_counted),
+            over=counted.over if counted else 0,
+            inactive=counted.inactive if counted else 0,
+            **_counters(counted, is_counted),
         )
 
 
@@ -177,15 +161,11 @@ def _service_parts(name: str) -> dict[str, Any]:
     return dict(zip(("namespace", "name", "port_name"), port_parts(name), strict=True))
 
 
-def _counters(
-    stats: ServiceStats | BackendStats | None, over: int, is_counted: bool
-) -> dict[str, Any]:
-    """The counters that rows of services and of endpoints have; so many of their connections are
-    over.
-    """
+def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> dict[str, Any]:
+    """The counters that rows of services and of endpoints have."""
     zero: Pair = (0, 0)
     return {
-        "active": stats.active - over if stats else 0,
+        "active": stats.active if stats else 0,
         "flows": stats.flows if stats else 0,
         "packets": (stats.packets if stats else zero) if is_counted else None,
         "bytes": (stats.bytes if stats else zero) if is_counted else None,

@@ -37,10 +37,12 @@ class Subscription:
 class Subscribers:
     """Hands the engine's events to every subscription; without any, the engine records none."""
 
-    def __init__(self, engine: Engine, watch_ends: Callable[[bool], None] = lambda _: None) -> None:
-        """`watch_ends` is told whether there are subscriptions."""
+    def __init__(
+        self, engine: Engine, watch_flows: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """`watch_flows` is told whether there are subscriptions."""
         self._engine = engine
-        self._watch_ends = watch_ends
+        self._watch_flows = watch_flows
         self._subscriptions: list[Subscription] = []
         self._lock = threading.Lock()
 
@@ -49,7 +51,7 @@ class Subscribers:
         """A subscription that gets all events for as long as the block runs."""
         subscription = Subscription()
         with self._lock:
-            self._watch_ends(True)
+            self._watch_flows(True)
             self._engine.watch(CAPACITY)
             self._subscriptions.append(subscription)
         try:
@@ -58,7 +60,7 @@ class Subscribers:
             with self._lock:
                 self._subscriptions.remove(subscription)
                 if not self._subscriptions:
-                    self._watch_ends(False)
+                    self._watch_flows(False)
                     self._engine.watch(0)
                     self._engine.take_events()
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from kbe_nat._native import Decision, Flow
-from kbe_nat.control.controller import OVER, Controller
+from kbe_nat.control.controller import Controller
 from kbe_nat.control.overrides import Drain
 from kbe_nat.daemon.requests import parameters
 from kbe_nat.daemon.row_building import (
@@ -20,6 +20,7 @@ from kbe_nat.daemon.row_building import (
     node_row,
     service_fields,
     slice_row,
+    stats_by_port,
     traffic_policy,
 )
 from kbe_nat.daemon.rows import (
@@ -430,9 +431,7 @@ class Verbs:
 
     def _stats(self) -> StatsByPort:
         self._controller.datapath.refresh()
-        engine = self._controller.engine
-        over = chain.from_iterable(engine.flows(state=state) for state in OVER)
-        return StatsByPort(engine.stats().services, over)
+        return stats_by_port(self._controller.engine.stats().services)
 
 
 def explain_live(controller: Controller, packet: bytes, device: str = "") -> ExplanationRow:

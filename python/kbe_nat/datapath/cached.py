@@ -145,9 +145,9 @@ class Cached:
         """See `Datapath`: what the cache has carried is not among their counters."""
         return self._first_packet.entries(flows, ended=ended)
 
-    def watch_ends(self, is_watched: bool) -> None:
+    def watch_flows(self, is_watched: bool) -> None:
         """See `Datapath`."""
-        self._first_packet.watch_ends(is_watched)
+        self._first_packet.watch_flows(is_watched)
 
     def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
         """See `Datapath`: whether the flow is cached."""

@@ -103,13 +103,15 @@ class Datapath(PlanConsumer, Protocol):
         self, flows: Sequence[Flow], *, ended: bool = False
     ) -> Sequence[ConntrackEntry | None]:
         """The kernel's entry of each of these flows; None where it has none. Of flows that have
-        ended those that it had, if `watch_ends` was on. Cost: a question to the kernel for each
+        ended those that it had, if `watch_flows` was on. Cost: a question to the kernel for each
         that it may have. Raises `ConntrackError`.
         """
         ...
 
-    def watch_ends(self, is_watched: bool) -> None:
-        """Keep the kernel's entries of flows that end from now on, or do so no more."""
+    def watch_flows(self, is_watched: bool) -> None:
+        """From now on tell the engine of changes of states as they happen, and keep the kernel's
+        entries of flows that end; or do so no more.
+        """
         ...
 
     def following(self, engine: Engine) -> AbstractContextManager[Sequence[NativeThread]]:

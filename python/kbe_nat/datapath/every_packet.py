@@ -151,7 +151,7 @@ class EveryPacket:
         sync = self._sync
         return sync.entries(flows, ended=ended) if sync else [None] * len(flows)
 
-    def watch_ends(self, is_watched: bool) -> None:
+    def watch_flows(self, is_watched: bool) -> None:
         """See `Datapath`: those of another proxy's flows are not kept."""
 
     @contextmanager

@@ -86,7 +86,7 @@ class FirstPacket:
         """
         self._sync: ConntrackSync | None = None
         self._answers: AnswerWatch | None = None
-        self._are_ends_watched = False
+        self._are_flows_watched = False
         self._is_installed = False
         self._is_whole = False
         """The kernel has taken every change."""
@@ -272,11 +272,11 @@ class FirstPacket:
         sync = self._sync
         return sync.entries(flows, ended=ended) if sync else [None] * len(flows)
 
-    def watch_ends(self, is_watched: bool) -> None:
+    def watch_flows(self, is_watched: bool) -> None:
         """See `Datapath`."""
-        self._are_ends_watched = is_watched
+        self._are_flows_watched = is_watched
         if self._sync:
-            self._sync.watch_ends(is_watched)
+            self._sync.watch_flows(is_watched)
 
     def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
         """See `Datapath`: nothing."""
@@ -300,7 +300,7 @@ class FirstPacket:
         `cache` before they end.
         """
         self._sync = ConntrackSync(engine, cache, socket_buffer=EVENT_BYTES)
-        self._sync.watch_ends(self._are_ends_watched)
+        self._sync.watch_flows(self._are_flows_watched)
         self._answers = AnswerWatch(engine, socket_buffer=UPDATE_BYTES)
         try:
             with (

@@ -308,7 +308,10 @@ SERVICE_FLOWS: Final = Metric(
     "kbe_nat_service_flows_total", "counter", "Connections of a service port so far.", SERVICE
 )
 SERVICE_ACTIVE: Final = Metric(
-    "kbe_nat_service_active_flows", "gauge", "Connections of a service port now.", SERVICE
+    "kbe_nat_service_active_flows",
+    "gauge",
+    "Connections of a service port now, without those that are over (TIME_WAIT, CLOSE).",
+    SERVICE,
 )
 SERVICE_PACKETS: Final = Metric(
     "kbe_nat_service_packets_total",
@@ -341,7 +344,10 @@ BACKEND_FLOWS: Final = Metric(
     "kbe_nat_backend_flows_total", "counter", "Connections of a backend so far.", BACKEND
 )
 BACKEND_ACTIVE: Final = Metric(
-    "kbe_nat_backend_active_flows", "gauge", "Connections of a backend now.", BACKEND
+    "kbe_nat_backend_active_flows",
+    "gauge",
+    "Connections of a backend now, without those that are over.",
+    BACKEND,
 )
 BACKEND_PACKETS: Final = Metric(
     "kbe_nat_backend_packets_total",

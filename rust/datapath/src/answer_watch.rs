@@ -2,9 +2,9 @@
 //!
 //! The engine sees the SYN of a connection, and the kernel carries the SYN-ACK. Its events tell of
 //! that, among others that nobody here needs: a connection makes about six, and the kernel makes
-//! them for all flows of the namespace. So listening has a budget. Once the kernel has made
-//! [`UPDATES`] events within a second, the watch leaves the kernel's group until the second is
-//! over, and answers that come meanwhile are not measured.
+//! them for all flows of the namespace. So listening has a [`Budget`]: once a second's events are
+//! used up, the watch leaves the kernel's group until it is over, and answers that come meanwhile
+//! are not measured.
 //!
 //! A connection is measured or not by when its answer comes, whatever its connect time: the engine
 //! has noted its SYN in any case. So the share that is measured is a fair sample.
@@ -21,6 +21,7 @@ use kbe_nat_engine::Engine;
 use kbe_nat_netlink::conntrack::{Answers, Waker};
 
 use crate::conntrack_sync::kernel_flow;
+use crate::update_budget::Budget;
 
 /// Tells an engine of answers. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -91,57 +92,5 @@ impl AnswerWatch {
     }
 }
 
-/// The events of one second.
-struct Budget {
-    begun: Instant,
-    spent: usize,
-}
-
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Self { begun: now, spent: 0 }
-    }
-
-    /// How long to listen no more, if this second's events are used up. Begins another second.
-    fn pause(&mut self, now: Instant) -> Option<Duration> {
-        let remaining = SECOND.saturating_sub(now.duration_since(self.begun));
-        if remaining.is_zero() {
-            *self = Self::new(now);
-        }
-        (self.spent >= UPDATES).then_some(remaining)
-    }
-
-    /// Counts events; whether these use up the second's.
-    fn spend(&mut self, events: usize) -> bool {
-        let before = self.spent;
-        self.spent += events;
-        before < UPDATES && self.spent >= UPDATES
-    }
-}
-
-const SECOND: Duration = Duration::from_secs(1);
 /// How long a wait lasts without any event.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Events a second that are listened to: those of 800 to 1,000 connections. They took this thread
-/// 5 to 20 ms on a busy machine; what the kernel takes to make them was lost in the noise.
-const UPDATES: usize = 5000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_has_its_budget_and_the_next_one_another() {
-        let start = Instant::now();
-        let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut budget = Budget::new(start);
-        assert!(!budget.spend(UPDATES - 1));
-        assert_eq!(budget.pause(at(100)), None);
-        assert!(budget.spend(16), "used up");
-        assert!(!budget.spend(16), "once");
-        assert_eq!(budget.pause(at(300)), Some(Duration::from_millis(700)));
-        assert_eq!(budget.pause(at(1000)), None, "the next second");
-        assert!(!budget.spend(1));
-        assert_eq!(budget.pause(at(5000)), None);
-    }
-}

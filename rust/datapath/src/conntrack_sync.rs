@@ -6,6 +6,10 @@
 //! - Events come at once, but they are incomplete. The kernel drops events when the socket's
 //!   buffer is full, and tells nothing of flows that began while nobody listened
 //!   (`nf_conntrack_events=2`).
+//! - While somebody watches flows ([`ConntrackSync::watch_flows`]), events about changes come too:
+//!   these move states, and begin no flow. Nobody else needs them, and they are five a connection,
+//!   so they have a budget for each second ([`Budget`]). A watcher on a busy node misses changes of
+//!   states, never a beginning or an end.
 //! - A resync dumps the kernel's flows. It is complete, but costs a pass of the kernel over its
 //!   table. A full resync runs at the start, every [`INTERVAL`], on request, and after an overrun
 //!   of events; overruns that follow each other share resyncs ([`Pace`]). A resync of some
@@ -38,6 +42,7 @@ use crate::ended_flows::EndedFlows;
 use crate::locking::lock;
 use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
+use crate::update_budget::Budget;
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -101,6 +106,7 @@ impl ConntrackSync {
         let mut changes = Vec::new();
         let (mut newest_full, mut pace) = (None::<Instant>, Pace::new());
         let mut frontends = PacedSelections::new(Instant::now());
+        let mut budget = Budget::new(Instant::now());
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             // Read ahead of the dump, so that a request that comes during it gets another dump.
@@ -133,10 +139,13 @@ impl ConntrackSync {
             // at once.
             let now = Instant::now();
             let patience = frontends.patience(now).min(pace.patience(now).unwrap_or(PATIENCE));
+            let pause = budget.pause(now);
+            events.hear_updates(self.ended_flows.is_watched() && pause.is_none())?;
+            let patience = pause.map_or(patience, |pause| patience.min(pause));
             if !events.receive(patience, &mut changes)? {
                 self.note_overrun(&mut pace)?;
             }
-            self.apply(engine, &changes)?;
+            budget.spend(self.apply(engine, &changes)?);
             changes.clear();
             // Other threads delete flows from the engine, and leave the kernel to this one.
             self.end_orphans(engine, requests)?;
@@ -210,7 +219,7 @@ impl ConntrackSync {
     }
 
     /// The kernel's entry of a flow with these original ends. Of one that is over, the entry that
-    /// it had, if somebody has watched ([`ConntrackSync::watch_ends`]). Cost: a question to the
+    /// it had, if somebody has watched ([`ConntrackSync::watch_flows`]). Cost: a question to the
     /// kernel.
     ///
     /// # Errors
@@ -233,12 +242,15 @@ impl ConntrackSync {
         }
     }
 
-    /// Keeps the kernel's entries of flows that end from now on, or does so no more.
-    pub fn watch_ends(&self, is_watched: bool) {
+    /// From now on tells the engine of changes of states as they happen, up to a budget, and keeps
+    /// the kernel's entries of flows that end; or does so no more.
+    pub fn watch_flows(&self, is_watched: bool) {
         self.ended_flows.watch(is_watched);
+        // The listening begins at once, whatever the thread waits for.
+        self.waker.wake();
     }
 
-    /// Events so far, those of other programs' flows included.
+    /// Flows that began or ended so far, those of other programs included.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
@@ -273,17 +285,19 @@ impl ConntrackSync {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Tells the engine what happened.
-    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) -> io::Result<()> {
-        self.changes.fetch_add(changes.len() as u64, Ordering::Relaxed);
+    /// Tells the engine what happened. Returns how many flows have changed, those of other programs
+    /// included.
+    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) -> io::Result<usize> {
+        let updates = changes.iter().filter(|change| matches!(change, Change::Updated(_))).count();
+        self.changes.fetch_add((changes.len() - updates) as u64, Ordering::Relaxed);
         // Ahead of the engine, whose events lead watchers here.
         self.ended_flows.note(changes.iter().filter_map(|change| match change {
             Change::Ended(entry) => Some(entry),
-            Change::New(_) => None,
+            Change::New(_) | Change::Updated(_) => None,
         }));
         for batch in changes.chunks(BATCH) {
             let ended = batch.iter().filter_map(|change| match change {
-                Change::New(_) => None,
+                Change::New(_) | Change::Updated(_) => None,
                 Change::Ended(entry) => Some(self.last_counters(entry)),
             });
             let mut ended = ended.collect::<io::Result<Vec<_>>>()?.into_iter();
@@ -295,6 +309,7 @@ impl ConntrackSync {
                     Change::New(entry) => {
                         let _ = engine.observe(now, &kernel_flow(entry), None);
                     }
+                    Change::Updated(entry) => engine.note_update(now, &kernel_flow(entry)),
                     Change::Ended(_) => {
                         let ended = ended.next().flatten();
                         let is_forgotten = ended.is_some_and(|flow| engine.note_end(now, &flow));
@@ -303,7 +318,7 @@ impl ConntrackSync {
                 }
             }
         }
-        Ok(())
+        Ok(updates)
     }
 
     /// A flow that has ended, with what the cache has carried of it; `None` if it is known that

@@ -31,14 +31,19 @@ impl EndedFlows {
         }
     }
 
+    /// Whether somebody watches.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
     /// Keeps entries. Cost: a look at a flag while nobody watches.
     pub(crate) fn note<'e>(&self, ended: impl Iterator<Item = &'e Entry>) {
-        if !self.is_watched.load(Ordering::Relaxed) {
+        if !self.is_watched() {
             return;
         }
         let mut entries = self.lock();
         // Again, under the lock: nobody may have watched since.
-        if !self.is_watched.load(Ordering::Relaxed) {
+        if !self.is_watched() {
             return;
         }
         for entry in ended {

@@ -15,6 +15,7 @@ mod kernel;
 mod locking;
 mod paced_selections;
 mod selections;
+mod update_budget;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

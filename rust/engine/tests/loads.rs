@@ -101,3 +101,29 @@ fn an_association_counts_while_it_is_established() {
         assert!(state.is_inactive(), "{state:?}");
     }
 }
+
+/// The kernel's numbers: 3 is ESTABLISHED, 4 FIN_WAIT, 7 TIME_WAIT, 8 CLOSE.
+#[test]
+fn connections_that_are_over_are_counted_apart() {
+    for family in FAMILIES {
+        let mut scene = Scene::with_backends(family, 1);
+        for (client, state) in [3, 4, 7, 8, 7].into_iter().enumerate() {
+            let flow = KernelFlow {
+                state: Some(state),
+                is_replied: true,
+                ..kernel_flow(
+                    Protocol::TCP,
+                    family.client(client as u32, 99),
+                    family,
+                    family.backend(0),
+                )
+            };
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        }
+        let services = scene.engine.service_stats();
+        let service = services.iter().find(|each| each.traffic.flows > 0).expect("one is served");
+        let backend = &service.backends[0];
+        assert_eq!((backend.active, backend.inactive, backend.over), (2, 1, 3));
+        assert_eq!(service.active(), 2);
+    }
+}

@@ -207,8 +207,9 @@ pub fn check_books(engine: &Engine) {
         "{occupancy:?}"
     );
     let stats = engine.service_stats();
-    let active: u64 = stats.iter().map(|service| service.active()).sum();
-    assert_eq!(active, occupancy.flows as u64);
+    let backends = || stats.iter().flat_map(|service| &service.backends);
+    let counted: u64 = backends().map(|each| u64::from(each.active + each.over)).sum();
+    assert_eq!(counted, occupancy.flows as u64);
     for flow in &flows {
         let service = stats
             .iter()

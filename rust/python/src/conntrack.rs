@@ -79,7 +79,7 @@ impl ConntrackSync {
 
     /// The kernel's entry of each of these flows; None where it has none, or one that leads to
     /// another backend. With `ended` they are over: then it is the entry that a flow had, if
-    /// `watch_ends` was on. Cost: a question to the kernel for each, some microseconds. Raises
+    /// `watch_flows` was on. Cost: a question to the kernel for each, some microseconds. Raises
     /// `ConntrackError`.
     #[pyo3(signature = (flows, *, ended = false))]
     #[allow(clippy::needless_pass_by_value)]
@@ -101,9 +101,10 @@ impl ConntrackSync {
         .map_err(|error| errors::conntrack(&error))
     }
 
-    /// Keep the kernel's entries of flows that end from now on, for `entries`; or do so no more.
-    fn watch_ends(&self, #[pyo3(from_py_with = arguments::watched)] watched: bool) {
-        self.sync.watch_ends(watched);
+    /// From now on tell the engine of changes of states as they happen, up to 5,000 events a
+    /// second, and keep the kernel's entries of flows that end, for `entries`; or do so no more.
+    fn watch_flows(&self, #[pyo3(from_py_with = arguments::watched)] watched: bool) {
+        self.sync.watch_flows(watched);
     }
 
     /// End `run` soon.
@@ -436,7 +437,7 @@ impl ConntrackEvents {
             .map_err(|error| errors::conntrack(&error))?;
         let entries = changes.into_iter().filter_map(|change| match change {
             Change::New(entry) => Some(ConntrackEntry(entry)),
-            Change::Ended(_) => None,
+            Change::Updated(_) | Change::Ended(_) => None,
         });
         Ok((entries.collect(), !is_complete))
     }

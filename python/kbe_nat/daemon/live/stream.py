@@ -31,11 +31,11 @@ from kbe_nat.daemon.live.traffic import (
     growth,
 )
 from kbe_nat.daemon.row_building import (
-    StatsByPort,
     connect_row,
     decision_row,
     endpoint_rows,
     frontend_text,
+    stats_by_port,
     traffic_policy,
 )
 from kbe_nat.daemon.rows import DecisionRow, EndpointRow, StatusRow, decided
@@ -194,8 +194,7 @@ class _OpenPort:
                 join_address(backend.address, backend.port): counts_of(backend)
                 for backend in (service.backends if service else ())
             }
-        # As the metrics count: connections that are over are among the active ones.
-        stats = StatsByPort([service] if service else [], ())
+        stats = stats_by_port([service] if service else [])
         endpoints = sorted(
             endpoint_rows(port, stats, is_counted=traffic.is_counted),
             key=lambda endpoint: (-endpoint.active, _natural(endpoint.backend)),

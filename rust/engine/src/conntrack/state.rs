@@ -107,6 +107,12 @@ impl State {
             || self as u8 >= Self::SctpClosed as u8 && self != Self::SctpEstablished
     }
 
+    /// TCP that is over and only remembered for a while: each end has said its last word.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::TcpTimeWait | Self::TcpClose)
+    }
+
     /// Whether this is a state of TCP.
     #[inline]
     #[must_use]

@@ -4,8 +4,8 @@
 //! An offloaded flow stands in the table like any other, so loads, counters and lists count it.
 //! Four things keep the table and the kernel's in step:
 //!
-//! - Events of the kernel: [`Engine::observe`] for a flow that began or changed,
-//!   [`Engine::note_end`] for one that ended.
+//! - Events of the kernel: [`Engine::observe`] for a flow that began, [`Engine::note_update`] for
+//!   one that changed, [`Engine::note_end`] for one that ended.
 //! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers the flows seen;
 //!   then [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
 //! - Answers: the engine has seen the SYN, and events tell of the SYN-ACK
@@ -106,6 +106,15 @@ impl Engine {
             SocketAddr::V6(_) => {
                 self.observe_in::<Ipv6Addr>(tick, flow, resync.map(|resync| &mut resync.v6))
             }
+        }
+    }
+
+    /// Takes note that a flow has changed in the kernel. One that the engine does not know as the
+    /// kernel's is left alone: it has ended here since, or never was ours. Cost: look-ups.
+    pub fn note_update(&mut self, now: u64, flow: &KernelFlow) {
+        if self.has_offloaded(flow) {
+            // What does not go where its frontend leads is for resyncs to find.
+            let _ = self.observe(now, flow, None);
         }
     }
 
@@ -376,6 +385,7 @@ impl Shared {
         id: FlowId,
         flow: &KernelFlow,
     ) {
+        let is_confirmed = flow.is_assured && !family.flows.hot(id).has(Hot::<A>::ASSURED);
         if flow.is_assured {
             family.flows.assure(id);
         }
@@ -388,11 +398,12 @@ impl Shared {
         self.ledger.move_flow(cold.backend, former, state);
         hot.set_state(state);
         let replied = if flow.is_replied { Hot::<A>::REPLIED } else { 0 };
+        let is_answered = flow.is_replied && !hot.has(Hot::<A>::REPLIED);
         hot.set_flags(Hot::<A>::FORGOTTEN, Hot::<A>::OFFLOADED | replied);
         hot.deadline = now.saturating_add(remaining);
         // Every packet that comes to us is assessed, since the kernel should have translated it.
         hot.generation = STALE;
-        if state != former {
+        if state != former || is_answered || is_confirmed {
             family.events.note(EventKind::Update, &family.flows, id);
         }
     }

@@ -99,6 +99,8 @@ impl Listing {
 pub struct Census {
     /// By backend record.
     totals: Vec<Traffic>,
+    /// Flows that are over, likewise.
+    over: Vec<u32>,
     /// Tell whether a record is still the same backend's.
     births: Vec<u32>,
     /// The number of the service port that comes next.
@@ -110,6 +112,12 @@ impl Census {
     fn traffic(&self, id: u32, birth: u32) -> Traffic {
         let is_same = self.births.get(id as usize) == Some(&birth);
         if is_same { self.totals[id as usize] } else { Traffic::default() }
+    }
+
+    /// How many of its flows were over, at most so many: those that may be now.
+    fn over(&self, id: u32, birth: u32, inactive: u32) -> u32 {
+        let is_same = self.births.get(id as usize) == Some(&birth);
+        if is_same { self.over[id as usize].min(inactive) } else { 0 }
     }
 }
 
@@ -128,10 +136,12 @@ pub fn sort_service_stats(services: &mut Vec<ServiceStats>) {
 pub struct BackendStats {
     /// Where it is.
     pub address: SocketAddr,
-    /// Flows alive.
+    /// Flows alive, without those that are over.
     pub active: u32,
     /// Of these, flows that give it no work ([`State::is_inactive`]).
     pub inactive: u32,
+    /// Beside these, flows that are over and only remembered ([`State::is_over`]).
+    pub over: u32,
     /// All that it has carried.
     pub traffic: Traffic,
     /// How long it took to answer clients; `None` if it never did.
@@ -158,7 +168,7 @@ pub struct ServiceStats {
 }
 
 impl ServiceStats {
-    /// Flows alive.
+    /// Flows alive, without those that are over.
     #[must_use]
     pub fn active(&self) -> u64 {
         self.backends.iter().map(|backend| u64::from(backend.active)).sum()
@@ -279,10 +289,11 @@ impl Engine {
         let ledger = &self.shared.ledger;
         let mut totals: Vec<Traffic> =
             ledger.backends().iter().map(|record| record.ended).collect();
-        add_live(&self.v4, &mut totals);
-        add_live(&self.v6, &mut totals);
+        let mut over = vec![0; totals.len()];
+        add_live(&self.v4, &mut totals, &mut over);
+        add_live(&self.v6, &mut totals, &mut over);
         let births = ledger.backends().iter().map(|record| record.birth).collect();
-        Census { totals, births, next: 0 }
+        Census { totals, over, births, next: 0 }
     }
 
     /// The counters of the next service ports, at most `budget` of them but one at least, in no
@@ -301,10 +312,13 @@ impl Engine {
                 .all_backends()
                 .map(|id| {
                     let backend = ledger.backend(id);
+                    let inactive = ledger.inactive(id);
+                    let over = census.over(id, backend.birth, inactive);
                     BackendStats {
                         address: backend.address,
-                        active: ledger.flows(id),
-                        inactive: ledger.inactive(id),
+                        active: ledger.flows(id) - over,
+                        inactive: inactive - over,
+                        over,
                         traffic: census.traffic(id, backend.birth),
                         connects: backend.connects.clone(),
                         is_gone: backend.standing != Standing::Listed,
@@ -474,10 +488,11 @@ impl Engine {
 /// Records that are looked at in one go.
 const PAGE: usize = 4096;
 
-fn add_live<A: Wire>(family: &FamilyState<A>, totals: &mut [Traffic]) {
+fn add_live<A: Wire>(family: &FamilyState<A>, totals: &mut [Traffic], over: &mut [u32]) {
     for (id, hot, cold) in family.flows.iter() {
         if let Some(traffic) = totals.get_mut(cold.backend as usize) {
             traffic.carry(family.flows.packets(id), hot.bytes);
+            over[cold.backend as usize] += u32::from(hot.state.is_over());
         }
     }
 }

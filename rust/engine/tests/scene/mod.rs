@@ -230,9 +230,12 @@ impl Scene {
         self.engine.causes().find(|&(known, _)| known == cause).map_or(0, |(_, count)| count)
     }
 
-    /// The flows that service ports count as active.
+    /// The flows that service ports count, those that are over among them.
     pub(crate) fn active(&self) -> u64 {
-        self.engine.service_stats().iter().map(ServiceStats::active).sum()
+        let services = self.engine.service_stats();
+        let over = services.iter().flat_map(|service| &service.backends).map(|each| each.over);
+        let over: u64 = over.map(u64::from).sum();
+        services.iter().map(ServiceStats::active).sum::<u64>() + over
     }
 
     /// The state's name of the only flow.

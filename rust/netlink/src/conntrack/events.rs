@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::entry::Entry;
 use super::uapi::{DELETED_FLOW, NEW_FLOW};
+use crate::attribute::flags;
 use crate::inbox::{Arrival, Inbox};
 use crate::socket::{Socket, wait};
 
@@ -15,6 +16,8 @@ use crate::socket::{Socket, wait};
 pub enum Change {
     /// Its first packet went through.
     New(Entry),
+    /// It is in another state, it is answered, or both sides have confirmed it.
+    Updated(Entry),
     /// It is over.
     Ended(Entry),
 }
@@ -59,6 +62,7 @@ pub struct Events {
     socket: Socket,
     calls: UnixStream,
     inbox: Inbox,
+    hears_updates: bool,
 }
 
 impl Events {
@@ -78,7 +82,26 @@ impl Events {
             socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         let (calls, waker) = Waker::pair()?;
-        Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
+        Ok((Self { socket, calls, inbox: Inbox::new(), hears_updates: false }, waker))
+    }
+
+    /// Begins or ends to hear of flows that change ([`Change::Updated`]), in the order of the other
+    /// events. A connection of TCP makes about five of them, a flow of UDP two; each is a message
+    /// that the kernel makes and that wakes us. Cost: a system call for a change of mind.
+    ///
+    /// # Errors
+    /// The system's: no privilege.
+    pub fn hear_updates(&mut self, is_wanted: bool) -> io::Result<()> {
+        if is_wanted != self.hears_updates {
+            let option = if is_wanted {
+                libc::NETLINK_ADD_MEMBERSHIP
+            } else {
+                libc::NETLINK_DROP_MEMBERSHIP
+            };
+            self.socket.set(libc::SOL_NETLINK, option, libc::NFNLGRP_CONNTRACK_UPDATE)?;
+            self.hears_updates = is_wanted;
+        }
+        Ok(())
     }
 
     /// Adds what has happened to `changes`, after waiting for it or for a call of the [`Waker`], at
@@ -88,7 +111,8 @@ impl Events {
     /// The system's.
     pub fn receive(&mut self, timeout: Duration, changes: &mut Vec<Change>) -> io::Result<bool> {
         self.socket.wait_or(&self.calls, timeout)?;
-        if !timeout.is_zero() {
+        // Where more waits than was taken last, enough has gathered: a flood would overrun us.
+        if !timeout.is_zero() && !self.inbox.is_full() {
             wait([self.calls.as_raw_fd()], GATHER)?;
         }
         // Several calls end one wait: they carry no more than that.
@@ -99,6 +123,10 @@ impl Events {
             Arrival::Nothing => {}
             Arrival::Messages => {
                 changes.extend(self.inbox.messages().filter_map(|(kind, message)| match kind {
+                    // The kernel says by a flag which of these tells of a flow that begins.
+                    NEW_FLOW if flags(message) & CREATE == 0 => {
+                        Entry::parse(message).map(Change::Updated)
+                    }
                     NEW_FLOW => Entry::parse(message).map(Change::New),
                     DELETED_FLOW => Entry::parse(message).map(Change::Ended),
                     _ => None,
@@ -108,3 +136,6 @@ impl Events {
         Ok(true)
     }
 }
+
+/// Of a message that tells of something new.
+const CREATE: u16 = libc::NLM_F_CREATE as u16;

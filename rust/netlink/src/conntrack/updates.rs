@@ -50,7 +50,7 @@ impl Updates {
         let [rules, routing] = doubts.sockets().map(Socket::number);
         let calls = self.calls.as_raw_fd();
         wait([self.socket.number(), rules, routing, calls], timeout)?;
-        if !timeout.is_zero() {
+        if !timeout.is_zero() && !self.inbox.is_full() {
             wait([rules, routing, calls], GATHER)?;
         }
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}

@@ -29,7 +29,7 @@ impl BackendStats {
         self.0.address.port()
     }
 
-    /// Flows alive now.
+    /// Flows alive now, without those that are over.
     #[getter]
     fn active(&self) -> u32 {
         self.0.active
@@ -40,6 +40,12 @@ impl BackendStats {
     #[getter]
     fn inactive(&self) -> u32 {
         self.0.inactive
+    }
+
+    /// Beside these, TCP that is over and only remembered for a while: TIME_WAIT and CLOSE.
+    #[getter]
+    fn over(&self) -> u32 {
+        self.0.over
     }
 
     /// Flows that it got.
@@ -97,7 +103,7 @@ impl ServiceStats {
         self.0.family.version()
     }
 
-    /// Flows alive now.
+    /// Flows alive now, without those that are over.
     #[getter]
     fn active(&self) -> u64 {
         self.0.active()
@@ -164,24 +170,24 @@ fn traffic((flows, packets, bytes): TrafficState) -> core::Traffic {
 }
 
 impl Portable for BackendStats {
-    /// Address and port, active flows and those of them that are closing, traffic, connect times,
-    /// whether it is gone.
-    type State = (String, [u32; 2], TrafficState, Option<(Vec<u64>, u64)>, bool);
+    /// Address and port; flows that are active, those of them that are closing, and those that are
+    /// over; traffic, connect times, whether it is gone.
+    type State = (String, [u32; 3], TrafficState, Option<(Vec<u64>, u64)>, bool);
 
     fn state(&self) -> Self::State {
-        let CoreBackend { address, active, inactive, traffic, connects, is_gone } = &self.0;
+        let CoreBackend { address, active, inactive, over, traffic, connects, is_gone } = &self.0;
         let connects = connects.as_deref().map(|connects| ConnectTimes(*connects).state());
-        (text(address), [*active, *inactive], traffic_state(traffic), connects, *is_gone)
+        (text(address), [*active, *inactive, *over], traffic_state(traffic), connects, *is_gone)
     }
 
     fn restore((address, flows, counters, connects, is_gone): Self::State) -> Option<Self> {
-        let [active, inactive] = flows;
+        let [active, inactive, over] = flows;
         let connects = match connects {
             Some(state) => Some(Box::new(ConnectTimes::restore(state)?.0)),
             None => None,
         };
         let (address, traffic) = (address.parse().ok()?, traffic(counters));
-        Some(Self(CoreBackend { address, active, inactive, traffic, connects, is_gone }))
+        Some(Self(CoreBackend { address, active, inactive, over, traffic, connects, is_gone }))
     }
 }
 
