@@ -12,7 +12,7 @@ use crate::bpf;
 use crate::counters::{COUNTERS, Counters};
 use crate::device::Links;
 use crate::flow::{CachedFlow, Family, Proposal, Tuple};
-use crate::layout::{self, Moment, Voids};
+use crate::layout::{self, Moment, Secrets, Voids};
 use crate::map::{self, Map, MapKind};
 use crate::probe::{self, ProbeError};
 use crate::program::{EGRESS, INGRESS, MapName, ProgramError};
@@ -60,6 +60,7 @@ pub struct FlowCache {
     voids: Map,
     counters: Map,
     control: Map,
+    secrets: Secrets,
     state: Mutex<Control>,
     ingress: OwnedFd,
     egress: OwnedFd,
@@ -69,9 +70,9 @@ pub struct FlowCache {
 /// The maps of a family.
 #[derive(Debug)]
 struct FamilyMaps {
-    /// By a packet's ends as it comes.
+    /// By the digest of a packet's ends as it comes.
     flows: Map,
-    /// By a packet's ends as it leaves: its ends as it came.
+    /// By the digest of a packet's ends as it leaves: its ends as it came.
     proposals: Map,
 }
 
@@ -79,8 +80,6 @@ struct FamilyMaps {
 #[derive(Debug)]
 struct Control {
     alive_until: u64,
-    /// Of the seals of entries.
-    secret: u64,
     voids: Voids,
     /// Devices that are peers.
     peers: BTreeSet<u32>,
@@ -117,9 +116,8 @@ impl FlowCache {
             (MapName::Counters, counters.descriptor()),
             (MapName::Control, control.descriptor()),
         ];
-        let secret = bpf::random().map_err(|error| LoadError::Map("control", error))?;
-        let state =
-            Control { alive_until: 0, secret, voids: Voids::default(), peers: BTreeSet::new() };
+        let secrets = secrets().map_err(|error| LoadError::Map("control", error))?;
+        let state = Control { alive_until: 0, voids: Voids::default(), peers: BTreeSet::new() };
         let (ingress, egress) = (INGRESS.load(&maps)?, EGRESS.load(&maps)?);
         let cache = Self {
             v4,
@@ -128,6 +126,7 @@ impl FlowCache {
             voids,
             counters,
             control,
+            secrets,
             state: Mutex::new(state),
             ingress,
             egress,
@@ -233,8 +232,8 @@ impl FlowCache {
         for family in Family::ALL {
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for proposal in of_family(proposals, family) {
-                layout::put_ends(&mut keys, &proposal.leaving);
-                layout::put_ends(&mut values, &proposal.arriving);
+                keys.extend(self.secrets.key(&proposal.leaving));
+                values.extend(self.secrets.proposal(proposal));
             }
             self.maps(family).proposals.update_all(&keys, &values)?;
         }
@@ -253,15 +252,14 @@ impl FlowCache {
         let mut removed = Vec::new();
         for family in Family::ALL {
             let maps = self.maps(family);
-            let mut keys = Vec::new();
-            of_family(flows, family)
-                .for_each(|proposal| layout::put_ends(&mut keys, &proposal.leaving));
+            let keys = of_family(flows, family).map(|flow| self.secrets.key(&flow.leaving));
+            let keys: Vec<u8> = keys.flatten().collect();
             // Before the entries, or the next slow packet would make them again.
             maps.proposals.delete_all(&keys)?;
             for proposal in of_family(flows, family) {
-                let key = layout::key(&proposal.arriving);
-                let value = maps.flows.take(&key)?;
-                removed.extend(value.map(|value| layout::flow(&key, &value, family, &moment)));
+                let value = maps.flows.take(&self.secrets.key(&proposal.arriving))?;
+                let flow = value.map(|value| layout::flow(&value, family, &moment));
+                removed.extend(flow.filter(|flow| flow.arriving == proposal.arriving));
             }
         }
         Ok(removed)
@@ -286,7 +284,7 @@ impl FlowCache {
             })?;
             for key in keys {
                 let value = maps.flows.take(&key)?;
-                removed.extend(value.map(|value| layout::flow(&key, &value, family, &moment)));
+                removed.extend(value.map(|value| layout::flow(&value, family, &moment)));
             }
         }
         Ok(removed)
@@ -303,7 +301,7 @@ impl FlowCache {
         for family in Family::ALL {
             self.maps(family)
                 .flows
-                .for_each(|key, value| flows.push(layout::flow(key, value, family, &moment)))?;
+                .for_each(|_, value| flows.push(layout::flow(value, family, &moment)))?;
         }
         Ok(flows)
     }
@@ -316,9 +314,10 @@ impl FlowCache {
         if !arriving.is_of_one_family() {
             return Ok(None);
         }
-        let (family, key) = (Family::of(&arriving.source), layout::key(arriving));
-        let value = self.maps(family).flows.lookup(&key)?;
-        Ok(value.map(|value| layout::flow(&key, &value, family, &self.moment())))
+        let family = Family::of(&arriving.source);
+        let value = self.maps(family).flows.lookup(&self.secrets.key(arriving))?;
+        let flow = value.map(|value| layout::flow(&value, family, &self.moment()));
+        Ok(flow.filter(|flow| flow.arriving == *arriving))
     }
 
     /// What was counted since this was loaded. Cost: a system call.
@@ -352,7 +351,7 @@ impl FlowCache {
     fn set_control(&self, change: impl FnOnce(&mut Control)) -> io::Result<()> {
         let mut state = self.lock();
         change(&mut state);
-        let value = layout::control(state.alive_until, state.secret, state.voids.all);
+        let value = layout::control(state.alive_until, &self.secrets, state.voids.all);
         self.control.update(&FIRST, &value)
     }
 
@@ -371,12 +370,21 @@ impl FamilyMaps {
         [flows, proposals]: [&'static str; 2],
         sizes: Sizes,
     ) -> Result<Self, LoadError> {
-        let (ends, flow) = (layout::ends_length(family), layout::flow_length(family));
+        let create =
+            |name, value, entries| create(name, MapKind::LruHash, layout::KEY, value, entries);
         Ok(Self {
-            flows: create(flows, MapKind::LruHash, ends, flow, sizes.flows)?,
-            proposals: create(proposals, MapKind::LruHash, ends, ends, sizes.proposals)?,
+            flows: create(flows, layout::flow_length(family), sizes.flows)?,
+            proposals: create(proposals, layout::proposal_length(family), sizes.proposals)?,
         })
     }
+}
+
+fn secrets() -> io::Result<Secrets> {
+    let mut secrets = Secrets { seal: bpf::random()?, digest: [0; 5] };
+    for key in &mut secrets.digest {
+        *key = bpf::random()?;
+    }
+    Ok(secrets)
 }
 
 fn create(

@@ -3,33 +3,42 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::flow::{CachedFlow, Family, Tuple};
+use crate::flow::{CachedFlow, Family, Proposal, Tuple};
 use crate::periods;
 
 /// `struct ends` without its addresses.
 const ENDS: usize = 8;
-/// `struct flow` without its last field.
+/// `struct flow` without its last fields.
 const FLOW: usize = 72;
 /// Where `struct flow` has the link header's addresses, of which the receiver's comes first.
 const LINK: usize = 52;
+/// `struct proposal` without its last fields.
+const PROPOSAL: usize = 8;
+/// A key of a map: the digest of a packet's ends.
+pub(crate) const KEY: usize = 8;
 /// `struct control`.
-pub(crate) const CONTROL: usize = 48;
+pub(crate) const CONTROL: usize = 88;
 /// Devices whose entries are made void apart from others': those that are as many numbers from each
 /// other share a place.
 pub(crate) const DEVICES: u32 = 4096;
 
 /// Bytes of `struct ends`.
-pub(crate) const fn ends_length(family: Family) -> usize {
+const fn ends_length(family: Family) -> usize {
     ENDS + 2 * family.length()
 }
 
 /// Bytes of `struct flow`.
 pub(crate) const fn flow_length(family: Family) -> usize {
-    FLOW + ends_length(family)
+    FLOW + 2 * ends_length(family)
+}
+
+/// Bytes of `struct proposal`.
+pub(crate) const fn proposal_length(family: Family) -> usize {
+    PROPOSAL + 2 * ends_length(family)
 }
 
 /// Appends a tuple's `struct ends`.
-pub(crate) fn put_ends(bytes: &mut Vec<u8>, tuple: &Tuple) {
+fn put_ends(bytes: &mut Vec<u8>, tuple: &Tuple) {
     bytes.extend(tuple.source.port().to_be_bytes());
     bytes.extend(tuple.destination.port().to_be_bytes());
     bytes.extend(u32::from(tuple.protocol).to_ne_bytes());
@@ -42,14 +51,54 @@ pub(crate) fn put_ends(bytes: &mut Vec<u8>, tuple: &Tuple) {
 }
 
 /// A tuple's `struct ends`.
-pub(crate) fn key(tuple: &Tuple) -> Vec<u8> {
+pub(crate) fn ends(tuple: &Tuple) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ends_length(Family::V6));
     put_ends(&mut bytes, tuple);
     bytes
 }
 
+/// What only user space and the programs know. Random.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secrets {
+    /// Of seals.
+    pub(crate) seal: u64,
+    /// Of digests, a key for each word.
+    pub(crate) digest: [u64; 5],
+}
+
+impl Secrets {
+    /// The key of a tuple: `digest_of`, see there.
+    pub(crate) fn key(&self, tuple: &Tuple) -> [u8; KEY] {
+        let ends = ends(tuple);
+        let products = words(&ends).zip(self.digest).map(|(word, key)| {
+            let half = |shift: u32| {
+                u64::from(((word >> shift) as u32).wrapping_add((key >> shift) as u32))
+            };
+            half(0).wrapping_mul(half(32))
+        });
+        products.fold(0, u64::wrapping_add).to_ne_bytes()
+    }
+
+    /// A `struct proposal`.
+    pub(crate) fn proposal(&self, proposal: &Proposal) -> Vec<u8> {
+        let mut both = ends(&proposal.leaving);
+        put_ends(&mut both, &proposal.arriving);
+        let sum = words(&both).zip(0..).map(|(word, number)| {
+            let factor = 0x9e37_79b1_u32.wrapping_mul(2 * number + 1) & 0x7fff_ffff;
+            (word ^ self.seal).wrapping_mul(factor.into())
+        });
+        let mut bytes = sum.fold(0, u64::wrapping_add).to_ne_bytes().to_vec();
+        bytes.extend(both);
+        bytes
+    }
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.chunks_exact(8).map(|word| u64_at(word, 0))
+}
+
 /// The tuple of a `struct ends`.
-pub(crate) fn ends(bytes: &[u8], family: Family) -> Tuple {
+fn tuple(bytes: &[u8], family: Family) -> Tuple {
     let port = |start: usize| u16::from_be_bytes([bytes[start], bytes[start + 1]]);
     let address = |start: usize| family.address(&bytes[start..start + family.length()]);
     Tuple {
@@ -84,11 +133,12 @@ impl Voids {
     }
 }
 
-/// The flow of a key and a `struct flow`.
-pub(crate) fn flow(key: &[u8], value: &[u8], family: Family, moment: &Moment) -> CachedFlow {
+/// The flow of a `struct flow`.
+pub(crate) fn flow(value: &[u8], family: Family, moment: &Moment) -> CachedFlow {
+    let (leaving, arriving) = value[FLOW..].split_at(ends_length(family));
     CachedFlow {
-        arriving: ends(key, family),
-        leaving: ends(&value[FLOW..], family),
+        arriving: tuple(arriving, family),
+        leaving: tuple(leaving, family),
         packets: u64_at(value, 0),
         bytes: u64_at(value, 8),
         device: u32_at(value, 36),
@@ -104,15 +154,16 @@ pub(crate) fn goes_to(value: &[u8], device: u32, link: [u8; 6]) -> bool {
 }
 
 /// A `struct control`.
-pub(crate) fn control(alive_until: u64, secret: u64, generation: u32) -> [u8; CONTROL] {
+pub(crate) fn control(alive_until: u64, secrets: &Secrets, generation: u32) -> [u8; CONTROL] {
     let mut bytes = [0; CONTROL];
     let numbers = [periods::RETRY, periods::LEASE, periods::EXPIRY]
         .map(|period| u64::try_from(period.as_nanos()).unwrap_or(u64::MAX));
-    let numbers = [alive_until].into_iter().chain(numbers).chain([secret]);
+    let numbers = [alive_until].into_iter().chain(numbers);
+    let numbers = numbers.chain([secrets.seal]).chain(secrets.digest);
     for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_ne_bytes());
     }
-    bytes[40..44].copy_from_slice(&generation.to_ne_bytes());
+    bytes[80..84].copy_from_slice(&generation.to_ne_bytes());
     bytes
 }
 

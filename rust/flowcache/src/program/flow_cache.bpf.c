@@ -24,9 +24,6 @@ INLINE __u32 generation_of(__u32 device, __u32 arrival)
 	return control.generation + (out ? *out : 0) + (in ? *in : 0);
 }
 
-/* Keys and values are read by eight bytes, whatever stands in them. */
-typedef __u64 __attribute__((may_alias)) word;
-
 /* Each word of a seal is multiplied by an odd number of its own, and all are summed up: one word
  * that differs makes another seal, and no multiplication waits for another one.
  */
@@ -35,10 +32,10 @@ typedef __u64 __attribute__((may_alias)) word;
 /* A number that says that this is one flow's, and the flow's with these ends. */
 INLINE __u32 seal_of(const struct flow *flow, const struct ends *arriving, enum family family)
 {
-	const word *key = (const word *)arriving, *sealed = (const word *)&flow->expires;
-	const word *leaving = (const word *)&flow->leaving;
-	const int ends = 1 + addresses_length(family) / 8;
 	const int words = (offsetof(struct flow, is_peer) - offsetof(struct flow, expires)) / 8;
+	const int ends = ends_length(family) / 8;
+	const word *sealed = (const word *)&flow->expires, *leaving = (const word *)&flow->leaving;
+	const word *key = (const word *)arriving;
 	const __u64 secret = control.secret;
 	__u64 seal = flow->is_peer;
 #pragma unroll
@@ -46,22 +43,67 @@ INLINE __u32 seal_of(const struct flow *flow, const struct ends *arriving, enum 
 		seal += (sealed[i] ^ secret) * FACTOR(i);
 #pragma unroll
 	for (int i = 0; i < ends; i++)
-		seal += (key[i] ^ secret) * FACTOR(words + i) +
-			(leaving[i] ^ secret) * FACTOR(words + ends + i);
+		seal += (leaving[i] ^ secret) * FACTOR(words + i) +
+			(key[i] ^ secret) * FACTOR(words + ends + i);
 	return seal ^ seal >> 32;
 }
 
-/* Reads what is sealed of an entry, once, into memory of our own; whether the seal is whole. */
-INLINE int read_sealed(struct flow *to, const struct flow *from, const struct ends *arriving,
-		       enum family family)
+/* Reads words once, into memory of our own. */
+INLINE void read_words(void *to, const void *from, int length)
 {
-	const volatile word *source = (const volatile word *)&from->expires;
-	word *target = (word *)&to->expires;
-	const int length = offsetof(struct flow, leaving.addresses) + addresses_length(family);
+	const volatile word *source = from;
 #pragma unroll
-	for (int i = 0; i < (length - (int)offsetof(struct flow, expires)) / 8; i++)
-		target[i] = source[i];
+	for (int i = 0; i < length / 8; i++)
+		((word *)to)[i] = source[i];
+}
+
+/* Reads what is sealed of an entry; whether the seal is whole. */
+INLINE int read_flow(struct flow *to, const struct flow *from, const struct ends *arriving,
+		     enum family family)
+{
+	const int start = offsetof(struct flow, expires);
+	read_words(&to->expires, &from->expires,
+		   offsetof(struct flow, leaving) - start + ends_length(family));
 	return to->seal == seal_of(to, arriving, family);
+}
+
+INLINE __u64 seal_of_proposal(const struct proposal *proposal, enum family family)
+{
+	const word *sealed = (const word *)&proposal->leaving;
+	const __u64 secret = control.secret;
+	__u64 seal = 0;
+#pragma unroll
+	for (int i = 0; i < 2 * ends_length(family) / 8; i++)
+		seal += (sealed[i] ^ secret) * FACTOR(i);
+	return seal;
+}
+
+/* The ends with which packets come that leave with these ends; whether such are proposed. */
+INLINE int read_proposal(struct ends *arriving, const struct ends *leaving, enum family family)
+{
+	const __u64 digest = digest_of(leaving, family);
+	const struct proposal *found = lookup(proposals_of(family), &digest);
+	struct proposal seen;
+	if (!found)
+		return 0;
+	read_words(&seen, found, offsetof(struct proposal, leaving) + 2 * ends_length(family));
+	put(arriving, second(&seen.leaving, family), family);
+	return seen.seal == seal_of_proposal(&seen, family) &&
+	       is_equal(&seen.leaving, leaving, family);
+}
+
+INLINE void take_back(const struct ends *leaving, enum family family)
+{
+	const __u64 digest = digest_of(leaving, family);
+	remove(proposals_of(family), &digest);
+}
+
+INLINE void expire(const struct ends *arriving, enum family family)
+{
+	const __u64 digest = digest_of(arriving, family);
+	struct flow *flow = lookup(flows_of(family), &digest);
+	if (flow)
+		flow->expires = 0;
 }
 
 /* A connection ends, or begins anew: connection tracking must see all of it. Proposals go first, or
@@ -71,16 +113,12 @@ INLINE int read_sealed(struct flow *to, const struct flow *from, const struct en
 INLINE void end(const struct ends *arriving, const struct ends *leaving, enum family family)
 {
 	struct ends other;
-	remove(proposals_of(family), leaving);
+	take_back(leaving, family);
 	reverse(&other, arriving, family);
-	remove(proposals_of(family), &other);
-	struct flow *flow = lookup(flows_of(family), arriving);
-	if (flow)
-		flow->expires = 0;
+	take_back(&other, family);
+	expire(arriving, family);
 	reverse(&other, leaving, family);
-	flow = lookup(flows_of(family), &other);
-	if (flow)
-		flow->expires = 0;
+	expire(&other, family);
 	count(ENDED);
 }
 
@@ -105,11 +143,15 @@ INLINE enum count translate(struct __sk_buff *packet, enum family family, struct
 	enum count why = view_of(packet, family, &view, &arriving);
 	if (why != HIT)
 		return why;
-	struct flow *flow = lookup(flows_of(family), &arriving);
+	const __u64 digest = digest_of(&arriving, family);
+	struct flow *flow = lookup(flows_of(family), &digest);
 	if (!flow)
 		return MISS;
 	struct flow seen;
-	if (RARE(!read_sealed(&seen, flow, &arriving, family)))
+	/* Another flow's, whose ends have the same digest. */
+	if (RARE(!is_equal(second(&flow->leaving, family), &arriving, family)))
+		return MISS;
+	if (RARE(!read_flow(&seen, flow, &arriving, family)))
 		return seen.expires ? TORN : EXPIRED;
 	/* Whoever sends with another's address is not seen to by the cache. */
 	if (RARE(packet->ifindex != seen.arrival))
@@ -208,18 +250,11 @@ SECTION("classifier/ingress") int ingress(struct __sk_buff *packet)
 
 INLINE int is_same(const struct flow *a, const struct flow *b, enum family family)
 {
-	const int words = addresses_length(family) / 4;
 	if (a->device != b->device || a->arrival != b->arrival || a->is_peer != b->is_peer)
 		return 0;
 	if (a->link[0] != b->link[0] || a->link[1] != b->link[1] || a->link[2] != b->link[2])
 		return 0;
-	if (a->leaving.ports[0] != b->leaving.ports[0] || a->leaving.ports[1] != b->leaving.ports[1])
-		return 0;
-#pragma unroll
-	for (int i = 0; i < words; i++)
-		if (a->leaving.addresses[i] != b->leaving.addresses[i])
-			return 0;
-	return 1;
+	return is_equal(&a->leaving, &b->leaving, family);
 }
 
 INLINE void confirm(struct __sk_buff *packet, enum family family)
@@ -229,17 +264,12 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	struct ends arriving;
 	if (view_of(packet, family, &view, &fresh.leaving) != HIT)
 		return;
-	const struct ends *proposal = lookup(proposals_of(family), &fresh.leaving);
-	if (!proposal)
+	if (!read_proposal(&arriving, &fresh.leaving, family))
 		return;
 	/* Read before the rest: what is voided meanwhile stays void. */
 	fresh.device = packet->ifindex;
 	fresh.arrival = packet->ingress_ifindex;
 	fresh.generation = generation_of(fresh.device, fresh.arrival);
-	arriving.ports[0] = proposal->ports[0];
-	arriving.ports[1] = proposal->ports[1];
-	arriving.protocol = proposal->protocol;
-	copy(arriving.addresses, proposal->addresses, family);
 	if (view.is_closing) {
 		end(&arriving, &fresh.leaving, family);
 		return;
@@ -257,6 +287,7 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	__u64 now = now_coarse();
 	fresh.slow_at = now + control.lease;
 	fresh.expires = now + control.expiry;
+	put(second(&fresh.leaving, family), &arriving, family);
 	const int length = addresses_length(family);
 	fresh.address_delta = folded(difference(arriving.addresses, length,
 						fresh.leaving.addresses, length, 0));
@@ -268,8 +299,10 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	/* Read where it stands. If another flow gets its memory meanwhile, then what is written there
 	 * has no seal of that flow, which goes the kernel's way until it is renewed.
 	 */
-	struct flow *flow = lookup(flows_of(family), &arriving);
-	const int is_whole = flow && flow->seal == seal_of(flow, &arriving, family);
+	const __u64 digest = digest_of(&arriving, family);
+	struct flow *flow = lookup(flows_of(family), &digest);
+	const int is_own = flow && is_equal(second(&flow->leaving, family), &arriving, family);
+	const int is_whole = is_own && flow->seal == seal_of(flow, &arriving, family);
 	const int is_current = is_whole && now < flow->expires &&
 			       flow->generation == generation_of(flow->device, flow->arrival);
 	/* The flow has one way in, for as long as its packets come by it. Those by another device, with
@@ -296,10 +329,10 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 		return;
 	}
 	/* Another way, or another neighbour: the whole is replaced. */
-	fresh.packets = flow ? flow->packets : 0;
-	fresh.bytes = flow ? flow->bytes : 0;
+	fresh.packets = is_own ? flow->packets : 0;
+	fresh.bytes = is_own ? flow->bytes : 0;
 	fresh.seal = seal_of(&fresh, &arriving, family);
-	update(flows_of(family), &arriving, &fresh, BPF_ANY);
+	update(flows_of(family), &digest, &fresh, BPF_ANY);
 	count(ENTERED);
 }
 

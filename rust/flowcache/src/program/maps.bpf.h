@@ -27,10 +27,12 @@
 /* The sign of packets that `ingress` has translated, in a word that outlives the redirection. */
 #define REDIRECTED 0x6b62652d
 
-/* The maps' values and keys, and how long they are: src/layout.rs has the same. */
+/* The maps' values, and how long they are: src/layout.rs has the same. A map's key is the digest of a
+ * packet's ends (frame.bpf.h).
+ */
 
 /* Both ends of a packet. Of the addresses, source before destination as in the IP header, IPv4 has
- * two words and IPv6 eight; keys end with them, so that one structure serves both families.
+ * two words and IPv6 eight; the structure is as long as these, so that one serves both families.
  */
 struct ends {
 	__be16 ports[2];
@@ -40,7 +42,7 @@ struct ends {
 
 /* What becomes of packets with these ends. The kernel may give an entry's memory to another flow
  * while a program reads it: `seal` says whether what has been read from `expires` on belongs
- * together, and to these ends. What stands before it is written in place.
+ * together. What stands before it is written in place.
  */
 struct flow {
 	__u64 packets, bytes;
@@ -55,6 +57,14 @@ struct flow {
 	__u32 is_peer;
 	__u32 seal;
 	struct ends leaving;
+	struct ends room; /* the ends of arriving packets follow `leaving` at once */
+};
+
+/* How packets with such ends leave. Its memory, too, may become another flow's. */
+struct proposal {
+	__u64 seal;
+	struct ends leaving;
+	struct ends room; /* as above */
 };
 
 /* Where a translated packet leaves. */
@@ -66,7 +76,8 @@ struct way {
 struct control {
 	__u64 alive_until;
 	__u64 retry, lease, expiry;
-	__u64 secret; /* of seals, another one at each start */
+	__u64 secret;  /* of seals, another one at each start */
+	__u64 keys[5]; /* of digests, as secret */
 	__u32 generation;
 };
 
@@ -77,8 +88,14 @@ INLINE int addresses_length(enum family family)
 	return family == V4 ? 8 : 32;
 }
 
+INLINE int ends_length(enum family family)
+{
+	return offsetof(struct ends, addresses) + addresses_length(family);
+}
+
 _Static_assert(offsetof(struct ends, addresses) == 8, "layout.rs: ENDS");
 _Static_assert(offsetof(struct flow, leaving) == 72, "layout.rs: FLOW");
+_Static_assert(offsetof(struct proposal, leaving) == 8, "layout.rs: PROPOSAL");
 
 /* The loader puts a map's descriptor in the place of each of these names. */
 extern const struct map flows4, flows6, proposals4, proposals6, peers, voids, counters;

@@ -1,5 +1,5 @@
 //! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
-//! Source: sha256 69e6ac617c09dc957d53e39390748009c114ec7d5fe117aca4415246087c4496
+//! Source: sha256 f6ce2497ee276823f1306bb7a539d38fb5f8f3ef0609e2c2bf9734a03d7b5980
 //! Compiler: Debian clang version 14.0.6
 
 use crate::program::Program;
