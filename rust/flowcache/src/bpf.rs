@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 /// Commands of bpf(2), of `linux/bpf.h`.
 #[derive(Clone, Copy)]
@@ -312,12 +313,37 @@ pub(crate) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(information[16..20].try_into().map_or(0, u32::from_ne_bytes))
 }
 
-/// The coarse monotonic clock in nanoseconds, as programs read it.
+/// The coarse monotonic clock in nanoseconds, as programs read it: the machine's, which a time
+/// namespace shifts for processes alone.
 pub(crate) fn coarse_clock() -> u64 {
+    static SHIFT: OnceLock<i64> = OnceLock::new();
+    let shift = SHIFT.get_or_init(clock_shift);
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: one structure, which lives until the call returns.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+    nanoseconds.saturating_add_signed(shift.saturating_neg())
+}
+
+/// The nanoseconds by which our clock is ahead of the machine's. A kernel without time namespaces
+/// has no such files.
+fn clock_shift() -> i64 {
+    let namespace = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).ok();
+    // The file tells of the namespace that children get. A process which has unshared it, and has
+    // not begun another program since, still has the clock of before.
+    if namespace("time") != namespace("time_for_children") {
+        return 0;
+    }
+    monotonic_shift(&std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default())
+}
+
+/// The same, of that file's text: a line for each clock, with seconds and nanoseconds.
+fn monotonic_shift(offsets: &str) -> i64 {
+    let numbers = offsets.lines().find_map(|line| line.strip_prefix("monotonic"));
+    let mut numbers = numbers.unwrap_or_default().split_whitespace().map(|word| word.parse().ok());
+    let mut next = || numbers.next().flatten().unwrap_or(0i64);
+    let seconds = next();
+    seconds.saturating_mul(1_000_000_000).saturating_add(next())
 }
 
 /// A number that nobody can guess.
@@ -351,4 +377,16 @@ pub(crate) fn device_kind(device: u32) -> io::Result<u16> {
     }
     // SAFETY: the last call has written this field.
     Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_namespace_shifts_clocks() {
+        assert_eq!(monotonic_shift("monotonic           0         0\nboottime       9  9\n"), 0);
+        assert_eq!(monotonic_shift("monotonic      -1000         5\n"), -999_999_999_995);
+        assert_eq!(monotonic_shift(""), 0);
+    }
 }
