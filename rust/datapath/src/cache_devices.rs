@@ -31,6 +31,9 @@ pub(crate) struct CacheDevices {
     cache: Arc<FlowCache>,
     /// Names of devices that the cache is not to stand on.
     excluded: HashSet<String>,
+    /// Devices that the cache was put on. The kernel takes it off one that goes, whose entries are
+    /// to be void all the same.
+    former: Mutex<HashSet<u32>>,
     /// Devices that the cache does not stand on, with the reason.
     left_out: Mutex<Vec<(String, String)>>,
     device_voids: AtomicU64,
@@ -45,6 +48,7 @@ impl CacheDevices {
         Self {
             cache,
             excluded,
+            former: Mutex::default(),
             left_out: Mutex::default(),
             device_voids: AtomicU64::default(),
             neighbour_voids: AtomicU64::default(),
@@ -117,7 +121,7 @@ impl CacheDevices {
         for device in known.devices().filter(|device| device.is_on_its_own()) {
             // One that is gone by now is refused below.
             let link = links.get(&device.index).cloned().unwrap_or_default();
-            let reason = self.refusal(device, &link).or_else(|| {
+            let reason = refusal(&self.excluded, device, &link).or_else(|| {
                 wanted.insert(device.index);
                 if attached.contains(&device.index) {
                     return None;
@@ -136,7 +140,8 @@ impl CacheDevices {
             };
             self.cache.set_peer(device.index, link.may_be_peer())?;
         }
-        for device in attached.difference(&wanted).copied() {
+        let former = std::mem::replace(&mut *lock(&self.former), wanted.clone());
+        for device in attached.union(&former).copied().filter(|device| !wanted.contains(device)) {
             self.cache.detach(device);
             self.cache.set_peer(device, false)?;
             self.void_device(device)?;
@@ -151,20 +156,6 @@ impl CacheDevices {
         for device in self.cache.devices() {
             self.cache.detach(device);
         }
-    }
-
-    /// Why the cache is not to stand on a device.
-    fn refusal(&self, device: &Device, link: &Link) -> Option<String> {
-        let reason = if self.excluded.contains(&device.name) {
-            "--cache-exclude-device names it"
-        } else if !device.is_ethernet() {
-            "its packets have no Ethernet header"
-        } else if link.has_ingress_filters {
-            "filters of tc look at what comes in by it, and would not see cached packets"
-        } else {
-            return None;
-        };
-        Some(reason.to_owned())
     }
 
     /// Takes out the entries that are sent to link addresses which are not valid any more. Where
@@ -194,6 +185,39 @@ impl CacheDevices {
         self.device_voids.fetch_add(1, Ordering::Relaxed);
         self.cache.void_device(device)
     }
+}
+
+/// The devices of this thread's network namespace, but for loopback and ports of others, that a
+/// cache would not stand on now if none were excluded, with the reason.
+///
+/// # Errors
+/// The system's: no CAP_NET_ADMIN.
+pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
+    let (known, links) = (Doubts::open()?, Links::open()?.all()?);
+    let mut left_out: Vec<_> = known
+        .devices()
+        .filter(|device| device.is_on_its_own())
+        .filter_map(|device| {
+            let reason = refusal(&HashSet::new(), device, links.get(&device.index)?)?;
+            Some((device.name.clone(), reason))
+        })
+        .collect();
+    left_out.sort();
+    Ok(left_out)
+}
+
+/// Why the cache is not to stand on a device.
+fn refusal(excluded: &HashSet<String>, device: &Device, link: &Link) -> Option<String> {
+    let reason = if excluded.contains(&device.name) {
+        "--cache-exclude-device names it"
+    } else if !device.is_ethernet() {
+        "its packets have no Ethernet header"
+    } else if link.has_ingress_filters {
+        "filters of tc look at what comes in by it, and would not see cached packets"
+    } else {
+        return None;
+    };
+    Some(reason.to_owned())
 }
 
 /// A search for a neighbour's entries that needs no rest: 3,000 entries.
