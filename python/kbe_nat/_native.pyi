@@ -87,6 +87,7 @@ __all__ = [
     "traffic_bulk",
     "traffic_connect",
     "traffic_ping",
+    "uncached_devices",
 ]
 
 class _Array(Protocol):
@@ -1765,6 +1766,12 @@ def conntrack_entries() -> list[ConntrackEntry]:
 def probe_flows() -> None:
     """Ask whether the kernel shows the flows that it tracks, in the network namespace of this
     thread; none of them is looked at. Raises `ConntrackError`.
+    """
+
+def uncached_devices() -> list[tuple[str, str]]:
+    """The devices of this thread's network namespace, but for loopback and ports of others, on
+    which a flow cache would not stand now if none were excluded, each with the reason. Raises
+    `FlowCacheError`.
     """
 
 def reject(packet: _Packet, answer: words.Answer = "icmp") -> bytes | None:

@@ -16,10 +16,16 @@ import msgspec
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import is_proxy_here
-from kbe_nat.datapath.detect import cache_refusal, choose, present, spread_refusal
+from kbe_nat.datapath.detect import (
+    cache_refusal,
+    choose,
+    present,
+    spread_refusal,
+    uncached_devices,
+)
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
-from kbe_nat.errors import KbeNatError, QueueError
+from kbe_nat.errors import FlowCacheError, KbeNatError, QueueError
 from kbe_nat.extras import missing
 from kbe_nat.extras import remedy as remedy_of
 from kbe_nat.rules.commands import Commands
@@ -207,9 +213,22 @@ def _flow_cache() -> Check:
     refusal = cache_refusal()
     if refusal:
         return Check(
-            "flow cache", State.NOTE, refusal, "--datapath cached is not to be had without"
+            "flow cache", State.NOTE, refusal, "without it --datapath auto takes first-packet"
         )
-    return Check("flow cache", State.OK, "the kernel can have one (--datapath cached)")
+    try:
+        left_out = uncached_devices()
+    except FlowCacheError as error:
+        return Check("flow cache", State.NOTE, f"devices cannot be listed: {error}")
+    finding = "the kernel can have one, for the datapath cached"
+    if not left_out:
+        return Check("flow cache", State.OK, finding)
+    more = f", and at {len(left_out) - MOST_PLACES} more" * (len(left_out) > MOST_PLACES)
+    return Check(
+        "flow cache",
+        State.NOTE,
+        f"{finding}, but not at {'; '.join(left_out[:MOST_PLACES])}{more}",
+        "packets of these devices go the kernel's way; nothing need be done",
+    )
 
 
 def _rules() -> Check:

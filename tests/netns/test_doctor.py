@@ -41,8 +41,22 @@ def test_it_says_what_works_and_leaves_nothing(node: Namespace) -> None:
     assert code == 0
     assert {"kernel", "privilege", "packet queues", "rules", "datapath"} <= checks.keys()
     assert {checks[name]["state"] for name in ("privilege", "packet queues", "rules")} == {"ok"}
-    assert checks["datapath"]["found"].startswith(("first-packet: ", "every-packet: "))
+    assert checks["datapath"]["found"].startswith("cached: the kernel has nft NAT maps")
+    assert checks["flow cache"]["state"] == "ok"
     assert node.call("nft", "list", "ruleset") == before
+
+
+def test_devices_that_the_cache_leaves_out_are_named_with_the_reason(node: Namespace) -> None:
+    node.call("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1")
+    node.call("ip", "tuntap", "add", "t0", "mode", "tun")
+    node.call("tc", "qdisc", "add", "dev", "v0", "clsact")
+    words = ("dev", "v0", "ingress", "protocol", "ip", "u32", "match", "u32", "0", "0")
+    node.call("tc", "filter", "add", *words, "classid", "1:1")
+    row = asked(node)[1]["flow cache"]
+    assert row["state"] == "note"
+    assert "v0: filters of tc look at what comes in by it" in row["found"]
+    assert "t0: its packets have no Ethernet header" in row["found"]
+    assert "v1: " not in row["found"]
 
 
 def test_settings_are_those_of_this_node(node: Namespace) -> None:

@@ -25,6 +25,7 @@ use kbe_nat_engine::{Cause, Engine, Packet, Released, Verdict};
 
 pub use answer_watch::AnswerWatch;
 pub use backend_ids::BackendIdMap;
+pub use cache_devices::uncached_devices;
 pub use cache_sync::{CacheSockets, CacheState, CacheSync};
 pub use cached_flows::{FlowKey, Standing};
 pub use conntrack_sync::{ConntrackSync, kernel_flow};

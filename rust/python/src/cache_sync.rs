@@ -166,6 +166,14 @@ impl CacheSync {
     }
 }
 
+/// The devices of this thread's network namespace, but for loopback and ports of others, on which a
+/// flow cache would not stand now if none were excluded, each with the reason. Raises
+/// `FlowCacheError`.
+#[pyfunction]
+pub(crate) fn uncached_devices(py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+    py.detach(datapath::uncached_devices).map_err(|error| errors::flow_cache(&error))
+}
+
 machines! {
     CacheSync: "it has a socket of the kernel",
 }

@@ -154,6 +154,7 @@ fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(apiserver::protobuf_event, module)?)?;
     module.add_function(wrap_pyfunction!(verdict::reject, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::conntrack_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(cache_sync::uncached_devices, module)?)?;
     module.add_function(wrap_pyfunction!(conntrack::probe_flows, module)?)
 }
 
