@@ -159,6 +159,7 @@ def status_of(controller: Controller) -> StatusRow:
     """The status of a daemon with this controller."""
     return StatusRow(
         datapath="every-packet",
+        datapath_reason="as asked for",
         driver="native",
         queues="100",
         rules="memory",

@@ -66,8 +66,8 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         ),
         (
             "get status",
-            "datapath driver queues rules seed pid version seconds generation service_ports refused"
-            " rules_up_to_date drains loops files watches",
+            "datapath datapath_reason driver queues rules seed pid version seconds generation"
+            " service_ports refused rules_up_to_date drains loops files watches",
         ),
         (
             "explain --live --from 10.0.0.1 --to 172.30.228.255:80 --proto udp",

@@ -18,6 +18,7 @@ from kbe_nat.rules.memory import Memory
 VIP = "172.30.228.255"
 STATUS = StatusRow(
     datapath="every-packet",
+    datapath_reason="as asked for",
     driver="native",
     queues="100",
     rules="memory",

@@ -99,7 +99,7 @@ def test_a_neighbour_that_no_flow_uses_is_no_doubt(daemon: Daemon, cached: Begin
 
 @FAMILIES
 @PROTOCOLS
-def test_a_route_that_changes_is_followed_at_once(
+def test_f141_a_route_that_changes_is_followed_at_once(
     daemon: Daemon, cached: Begin, family: Family, protocol: str
 ) -> None:
     own, node = cached(family, protocol), daemon.cluster.node
@@ -230,7 +230,7 @@ def test_packets_are_handed_to_a_local_pod_while_both_ends_are_up(
 
 
 @FAMILIES
-def test_the_device_of_a_cached_flow_is_deleted_and_comes_back(
+def test_f141_the_device_of_a_cached_flow_is_deleted_and_comes_back(
     daemon: Daemon, family: Family
 ) -> None:
     with local_talk(daemon, family) as (pod, own):

@@ -191,7 +191,7 @@ class Packets:
 
 
 @FAMILIES
-def test_the_cache_sends_what_the_kernel_sends(family: Family) -> None:
+def test_f141_the_cache_sends_what_the_kernel_sends(family: Family) -> None:
     skip_without_cache()
     made = Packets(family, SEED)
     flows = [(protocol, port) for protocol in (traffic.TCP, traffic.UDP) for port in FLOWS]

@@ -62,7 +62,7 @@ def up(
     state: StateFolder = STATE,
     datapath: Annotated[
         DatapathKind | None,
-        Flag(help="As of `kbe-nat proxy`: without it first-packet where the kernel can do it."),
+        Flag(help="As of `kbe-nat proxy`: without it the cheapest that works here."),
     ] = None,
 ) -> None:
     """Make a node and a client, and start the daemon in the node's namespace.

@@ -69,16 +69,12 @@ def build(
     source = _source(live, requests, events)
     grace = GracePeriod()
     commands = Commands(grace=grace)
-    kind, reason = detect.choose(settings.datapath.kind, commands)
+    kind, reason, cache = _choice(settings, commands)
     settings.check_effect(kind)
     if kind.offloads:
-        refusal = detect.spread_refusal(commands)
-        if refusal:
-            reason += f"; while no daemon runs each Service has one endpoint: {refusal}"
-        first_packet = _first_packet(settings, commands, is_able=not refusal)
-        first_packet.inherit()
-        is_cached = kind is DatapathKind.CACHED
-        datapath: Datapath = _cached(settings, first_packet) if is_cached else first_packet
+        datapath: Datapath
+        datapath, lack = _offloading(settings, commands, cache)
+        reason += lack
         installer = "nft and netlink, in a table for each family"
     else:
         datapath, installer = _every_packet(settings, commands, rules)
@@ -109,6 +105,21 @@ def build(
     queues = _queues(settings, kind, datapath.backend_ids)
     node = NodeFacts(dict(flags or {}), has_api, requests, cluster_events)
     return Proxy(live, source, controller, queues, facts, grace, node)
+
+
+def _choice(settings: Settings, commands: Commands) -> tuple[DatapathKind, str, FlowCache | None]:
+    """The datapath, why it was taken, and its cache if it has one. Raises `RulesError`."""
+    kind, reason = detect.choose(settings.datapath.kind, commands)
+    if kind is not DatapathKind.CACHED:
+        return kind, reason, None
+    try:
+        # Now: later on this process has CAP_NET_ADMIN alone.
+        return kind, reason, FlowCache(max_flows=2 * settings.datapath.cache.max_flows)
+    except FlowCacheError as error:
+        if settings.datapath.kind is not None:
+            raise RulesError(f"the datapath cached does not work here: {error}") from None
+        # The kernel could, and has no room for its maps.
+        return *detect.without_cache(str(error)), None
 
 
 def _rivals(settings: Settings, commands: Commands) -> tuple[str, ...]:
@@ -188,6 +199,21 @@ def _engine(settings: Settings, seed: int, kind: DatapathKind) -> Engine:
     )
 
 
+def _offloading(
+    settings: Settings, commands: Commands, cache: FlowCache | None
+) -> tuple[Datapath, str]:
+    """The datapath in which the kernel carries the flows, and what it lacks here, to follow the
+    reason why it was taken.
+    """
+    refusal = detect.spread_refusal(commands)
+    lack = f"; while no daemon runs each Service has one endpoint: {refusal}" if refusal else ""
+    first_packet = _first_packet(settings, commands, is_able=not refusal)
+    first_packet.inherit()
+    if cache is None:
+        return first_packet, lack
+    return Cached(first_packet, cache, settings.datapath.cache), lack
+
+
 def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> FirstPacket:
     slots = settings.datapath.standby_slots or DEFAULT_SLOTS
     return FirstPacket(
@@ -200,16 +226,6 @@ def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> F
         choice=settings.datapath.choice or Choice.ENGINE,
         hash_seed=None if settings.balancing.seed is None else settings.balancing.seed % (1 << 32),
     )
-
-
-def _cached(settings: Settings, first_packet: FirstPacket) -> Cached:
-    """Raises `RulesError`."""
-    cache = settings.datapath.cache
-    try:
-        # Now: later on this process has CAP_NET_ADMIN alone.
-        return Cached(first_packet, FlowCache(max_flows=2 * cache.max_flows), cache)
-    except FlowCacheError as error:
-        raise RulesError(f"the datapath cached does not work here: {error}") from None
 
 
 def _every_packet(

@@ -438,6 +438,7 @@ class Proxy:
         return StatusRow(
             version=__version__,
             datapath=str(facts.datapath),
+            datapath_reason=facts.reason,
             driver=str(facts.driver),
             queues=facts.queues,
             rules=facts.rules,

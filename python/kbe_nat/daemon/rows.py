@@ -75,6 +75,8 @@ class StatusRow(msgspec.Struct, frozen=True):
 
     datapath: str
     """every-packet, first-packet or cached."""
+    datapath_reason: str
+    """Why this one: as asked for, or what the kernel can do or lacks."""
     driver: str
     """The driver that takes packets out of the queues."""
     queues: str

@@ -76,7 +76,7 @@ class DatapathSettings:
     """The datapath, and how it is set up."""
 
     kind: DatapathKind | None = None
-    """None: first-packet where the kernel can, every-packet elsewhere."""
+    """None: the cheapest that works here: cached, first-packet, every-packet."""
     driver: Driver = Driver.NATIVE
     rules: InstallerName | None = None
     """How rules of every-packet are installed; None: whichever the kernel supports."""

@@ -1,10 +1,13 @@
 """Which datapath works in this kernel.
 
-First-packet is preferred: it needs nft's NAT maps, a way to queue packets, and events of conntrack,
-so the kernel is asked for each. Every-packet works wherever a `RuleInstaller` does. Cached needs
-what first-packet needs, and programs on devices (tcx); it is taken where it is asked for.
+The cheapest one that works is taken, and the kernel is asked for each thing that it needs. Cached
+needs what first-packet needs, and programs on devices (tcx). First-packet needs nft's NAT maps, a
+way to queue packets, and events of conntrack. Every-packet works wherever a `RuleInstaller` does.
 """
 
+from typing import Final
+
+from kbe_nat import _native
 from kbe_nat._native import FlowCache, NftTables, probe_flows
 from kbe_nat.errors import ConntrackError, FlowCacheError, RulesError
 from kbe_nat.rules.commands import Runner
@@ -25,17 +28,24 @@ def choose(kind: DatapathKind | None, runner: Runner) -> tuple[DatapathKind, str
     try:
         NatProgram(runner, NftTables(), Marks()).probe()
         probe_flows()
-        if kind is DatapathKind.CACHED:
-            FlowCache.probe()
-            return DatapathKind.CACHED, "as asked for: established flows pass the kernel's stack by"
-    except (RulesError, ConntrackError, FlowCacheError) as error:
+    except (RulesError, ConntrackError) as error:
         if kind is not None:
             raise RulesError(f"the datapath {kind} does not work here: {error}") from None
         return DatapathKind.EVERY_PACKET, f"the kernel cannot carry flows: {error}"
-    return (
-        DatapathKind.FIRST_PACKET,
-        "the kernel has nft NAT maps and conntrack events, so conntrack translates the flows",
-    )
+    if kind is DatapathKind.FIRST_PACKET:
+        return DatapathKind.FIRST_PACKET, "as asked for: the kernel's conntrack translates flows"
+    refusal = cache_refusal()
+    if kind is DatapathKind.CACHED:
+        if refusal:
+            raise RulesError(f"the datapath cached does not work here: {refusal}")
+        return DatapathKind.CACHED, "as asked for: established flows pass the kernel's stack by"
+    return without_cache(refusal) if refusal else (DatapathKind.CACHED, CACHED)
+
+
+def without_cache(refusal: str) -> tuple[DatapathKind, str]:
+    """The datapath where a cache is not to be had for this reason, and why it was taken."""
+    reason = f"conntrack translates flows, and cached is not to be had here: {refusal}"
+    return DatapathKind.FIRST_PACKET, reason
 
 
 def spread_refusal(runner: Runner) -> str:
@@ -58,6 +68,13 @@ def cache_refusal() -> str:
     return ""
 
 
+def uncached_devices() -> list[str]:
+    """The devices of this network namespace that a cache would not stand on, each with the reason,
+    for people. Raises `FlowCacheError`.
+    """
+    return [f"{name}: {reason}" for name, reason in _native.uncached_devices()]
+
+
 def present(runner: Runner) -> list[str]:
     """The tables and rules in the kernel of a run of any datapath, for people. Raises
     `RulesError`.
@@ -73,3 +90,9 @@ def clean_up(runner: Runner, marks: Marks) -> list[str]:
     NatProgram(runner, NftTables(), marks).remove()
     remove_rules(runner)
     return remains
+
+
+CACHED: Final = (
+    "the kernel has nft NAT maps, conntrack events and programs on devices, by which established"
+    " flows pass its stack by"
+)

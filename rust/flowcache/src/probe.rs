@@ -17,7 +17,7 @@ pub enum ProbeError {
     #[error("this kernel has no bpf(2), or it is forbidden here: {0}")]
     NoBpf(io::Error),
     /// CAP_BPF is missing.
-    #[error("CAP_BPF is needed, to make its maps and to load its programs")]
+    #[error("CAP_BPF is needed, to make its maps and to load its programs, and CAP_PERFMON")]
     NoBpfCapability,
     /// CAP_NET_ADMIN is missing.
     #[error("CAP_NET_ADMIN is needed, to load programs for devices and to put them there")]

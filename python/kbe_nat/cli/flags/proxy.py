@@ -131,7 +131,8 @@ PROXY_FLAGS: Final[Flags] = {
                 words=(AUTO, *map(str, DatapathKind)),
                 help="What translates: the engine every packet, or the kernel once the engine has"
                 " decided about the first; with cached, established flows pass the kernel's stack"
-                " by. auto takes first-packet where the kernel can. Default: auto.",
+                " by. auto takes cached where the kernel and the capabilities allow it, else"
+                " first-packet, else every-packet. Default: auto.",
             ),
             parse_datapath,
             # null, which stands for auto too, is as good as absent.
