@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import pytest
 
 from harness import traffic
 from harness.associations import associations
+from harness.choices import chosen, queued
 from harness.clients import FAMILIES, NAMES, Clients, named
-from harness.daemons import Daemon
-from harness.programs import PEER_TELLER
+from harness.daemons import Daemon, patched
+from harness.programs import PEER_TELLER, SOON_CALM
 from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -39,6 +40,8 @@ SPECS = {"stays": "sessionAffinity: ClientIP", "peer": "type: NodePort"}
 ANNOTATIONS = {"own": "kbe-nat.io/choice: engine", "turn": "kbe-nat.io/strategy: rr"}
 CHOSEN = ("even", "heavy", "peer")
 TARGETS = {"peer": 5009}
+OWN_PORTS = (61000, 65535)
+"""Of clients beside a flood, which leaves these out."""
 
 
 def address(family: Family, name: str) -> str:
@@ -97,8 +100,10 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> 
         yield made
 
 
-def start(daemon: Daemon, choice: str = "kernel") -> None:
-    daemon.start("--choice", choice, "--cluster-cidr", PODS)
+def start(
+    daemon: Daemon, choice: str = "kernel", environment: dict[str, str] | None = None
+) -> None:
+    daemon.start("--choice", choice, "--cluster-cidr", PODS, environment=environment)
     eventually(lambda: len(daemon.get("services")) >= len(NUMBERS))
 
 
@@ -111,17 +116,6 @@ def names(
 
 def is_within(count: int, share: float) -> bool:
     return abs(count - DRAWS * share) <= 5 * math.sqrt(DRAWS * share * (1 - share))
-
-
-def chosen(daemon: Daemon) -> int:
-    number: int = daemon.get("stats")["kernel"]["frontends-chosen-by-kernel"]
-    return number
-
-
-def queued(daemon: Daemon) -> int:
-    """Packets that ever came to the queues, of which each processor has one."""
-    rows = daemon.cluster.node.call("cat", "/proc/net/netfilter/nfnetlink_queue").splitlines()
-    return sum(int(row.split()[7]) for row in rows)
 
 
 @FAMILIES
@@ -357,51 +351,123 @@ def test_a_service_says_who_chooses(daemon: Daemon) -> None:
     assert queued(daemon) == before + 5
 
 
-@FAMILIES
-def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel(
-    daemon: Daemon, family: Family
-) -> None:
-    """A flood of first datagrams, at most for twenty seconds."""
-    start(daemon, "auto")
-    assert chosen(daemon) == 0
-    to, is_over = address(family, "even"), threading.Event()
+@contextmanager
+def flood(cluster: Cluster, family: Family, to: str) -> Iterator[None]:
+    """First datagrams for twenty seconds at most, by two threads."""
+    is_over = threading.Event()
 
-    def flood() -> None:
+    def send() -> None:
         domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
         deadline = time.monotonic() + 20
         with inside(
-            daemon.cluster.client.path,
+            cluster.client.path,
             lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_UDP),
         ) as own:
             while time.monotonic() < deadline and not is_over.is_set():
                 # Each is a flow of its own for the engine, until the ports begin anew.
-                for number in range(1024, 65536):
+                for number in range(1024, OWN_PORTS[0]):
                     with suppress(BlockingIOError, OSError):
                         own.sendto(traffic.udp(number, 80, b"first"), (to, 0))
                     if is_over.is_set():
                         break
 
-    def handed() -> int:
-        count: int = daemon.get("stats")["kernel"]["ports-handed-to-kernel"]
-        return count
-
-    senders = [threading.Thread(target=flood) for _ in range(2)]
+    senders = [threading.Thread(target=send) for _ in range(2)]
     for sender in senders:
         sender.start()
     try:
-        eventually(lambda: handed() == 1, 20)
-        assert chosen(daemon) == 1
-        assert f"default/even{family}:udp: the kernel chooses from now on" in daemon.log
-        before = queued(daemon)
-        eventually(lambda: len(daemon.get("flows")) > 0)
-        assert queued(daemon) - before < 5000, "what still waited"
+        yield
     finally:
         is_over.set()
         for sender in senders:
             sender.join()
-    frontend = f"[{to}]:80" if family == Family.IPV6 else f"{to}:80"
-    ends = ("--from", NODE[family], "--to", frontend)
+
+
+@FAMILIES
+def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
+    daemon: Daemon, family: Family, tmp_path: Path
+) -> None:
+    ports = " ".join(map(str, OWN_PORTS))
+    daemon.cluster.client.write("/proc/sys/net/ipv4/ip_local_port_range", ports)
+    start(daemon, "auto", patched(tmp_path, SOON_CALM))
+    assert chosen(daemon) == 0
+    to = address(family, "even")
+    ends = ("--from", NODE[family], "--to", join_address(to, 80))
     note = "the kernel chooses for new connections here"
-    assert note in daemon.ask("explain", "--live", *ends, "-p", "udp")
-    # The Service's other port has no flood.
-    assert note not in daemon.ask("explain", "--live", *ends, "-p", "tcp")
+
+    def handed() -> int:
+        count: int = daemon.get("stats")["kernel"]["ports-handed-to-kernel"]
+        return count
+
+    def opened() -> Clients:
+        return Clients(daemon.cluster, family, 20, socket.SOCK_DGRAM, (to, 80))
+
+    with ExitStack() as stack:
+        with flood(daemon.cluster, family, to):
+            eventually(lambda: handed() == 1, 20)
+            assert chosen(daemon) == 1
+            assert f"default/even{family}:udp: the kernel chooses from now on" in daemon.log
+            before = queued(daemon)
+            eventually(lambda: len(daemon.get("flows")) > 0)
+            assert queued(daemon) - before < 5000, "what still waited"
+            clients = stack.enter_context(opened())
+            answers = clients.asked()
+            assert {*answers} == {"a", "b"}
+            assert note in daemon.ask("explain", "--live", *ends, "-p", "udp")
+            # The Service's other port has no flood.
+            assert note not in daemon.ask("explain", "--live", *ends, "-p", "tcp")
+        # Nobody calls any more but for these clients, whose connections live on.
+        eventually(lambda: handed() == 0, 60)
+        assert f"default/even{family}:udp: the engine chooses again" in daemon.log
+        assert chosen(daemon) == 0
+        assert note not in daemon.ask("explain", "--live", *ends, "-p", "udp")
+        before = queued(daemon)
+        assert clients.asked() == answers
+        assert queued(daemon) == before
+        assert {*stack.enter_context(opened()).asked()} == {"a", "b"}
+        assert queued(daemon) - before == 20
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_connections_live_on_when_the_engine_chooses_again(
+    daemon: Daemon, family: Family, kind: socket.SocketKind
+) -> None:
+    """Those that the kernel has drawn are counted with those that the engine chooses."""
+    text = everything()
+    daemon.write("objects.yaml", text.replace("choice: engine", "choice: kernel"))
+    start(daemon, "engine")
+    assert chosen(daemon) == 2 * 3
+    before, service = queued(daemon), f"own{family}"
+    port = f"default/{service}:{'tcp' if kind == socket.SOCK_STREAM else 'udp'}"
+
+    def opened(count: int) -> Clients:
+        return Clients(daemon.cluster, family, count, kind, (address(family, "own"), 80))
+
+    def counts(field: str) -> dict[str, int]:
+        """Of the Service's endpoints, by the names of their pods."""
+        rows = {row["backend"]: row for row in daemon.get("endpoints") if row["service"] == port}
+        return {name: rows[join_address(own[family], 9953)][field] for name, own in NAMES.items()}
+
+    with ExitStack() as stack:
+        drawn = stack.enter_context(opened(24))
+        answers = drawn.asked()
+        assert counts("active") == counts("flows") == Counter(answers)
+        assert queued(daemon) == before, "the kernel has chosen"
+        daemon.write("objects.yaml", text)
+        eventually(lambda: chosen(daemon) == 0)
+        assert drawn.asked() == answers
+        assert queued(daemon) == before, "no packet of theirs asks for another choice"
+        assert counts("active") == counts("flows") == Counter(answers)
+        chosen_answers = stack.enter_context(opened(12)).asked()
+        assert queued(daemon) == before + 12
+        shown = json.loads(daemon.ask("decisions", service, "-o", "json"))["items"]
+        assert Counter(join_address(*row["backend"]) for row in shown) == {
+            join_address(NAMES[name][family], 9953): count
+            for name, count in Counter(chosen_answers).items()
+        }
+        assert counts("active") == Counter(answers) + Counter(chosen_answers)
+        if kind == socket.SOCK_STREAM:
+            # The end of a connection that the kernel has drawn is noticed by the engine.
+            drawn.sockets[0].close()
+            eventually(lambda: sum(counts("over").values()) == 1)
+            assert counts("over")[answers[0]] == 1
