@@ -3,6 +3,7 @@ of replies are the kernel's.
 """
 
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.clients import FAMILIES, VIPS, Clients, endpoints, named, service
-from harness.daemons import COMMAND, Daemon
+from harness.clients import FAMILIES, NAMES, VIPS, Clients, endpoints, named, service
+from harness.daemons import COMMAND, Daemon, patched
+from harness.programs import SMALL_BUFFERS
 from harness.stage import OFFLOADING, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -147,7 +149,7 @@ def steps(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for line in path.read_text().splitlines():
         if " sport=" in line and "[DESTROY]" not in line:
-            port = line.partition(" sport=")[2].split()[0]
+            port = port_of(line)
             step = [word for word in line.split() if word.isupper() or word.startswith("[")]
             found.setdefault(port, []).append(" ".join(step))
     return found
@@ -165,6 +167,78 @@ EVENTS = {
     "udp": ["[NEW] [UNREPLIED]", "[UPDATE]"],
 }
 """What happens to a client's connection that asks once."""
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lost_events_said_is_made_good(
+    daemon: Daemon, family: Family, kind: str, tmp_path: Path
+) -> None:
+    """Nobody asks for a list before that, which would look at the kernel's flows by itself."""
+    daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
+    daemon.start(environment=patched(tmp_path, SMALL_BUFFERS))
+    cluster, events = daemon.cluster, tmp_path / "events"
+    pod = (NAMES["a"][family], 9953)
+
+    def ends(path: Path) -> set[str]:
+        """The ports of clients whose connections have ended."""
+        lines = path.read_text().splitlines()
+        return {port_of(line) for line in lines if "[DESTROY]" in line and " sport=" in line}
+
+    with ExitStack() as stack:
+        stack.enter_context(watch(daemon, events))
+
+        def are_heard() -> bool:
+            with Clients(cluster, family, 1, KINDS[kind]) as clients:
+                assert clients.asked() == ["a"]
+            return EVENTS[kind] in steps(events).values()
+
+        eventually(are_heard)
+        clients = stack.enter_context(Clients(cluster, family, 3, KINDS[kind]))
+        assert clients.asked() == ["a"] * 3
+        closed, deleted, kept = (str(each.getsockname()[1]) for each in clients.sockets)
+        eventually(lambda: {closed, deleted, kept} <= steps(events).keys())
+        # This resyncs, so that half a minute passes until the next one that no loss has asked for.
+        assert len(daemon.get("flows")) >= 3
+        before = daemon.get("stats")["kernel"]
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            # Others' flows fill what the kernel keeps for us: each begins, changes and ends.
+            with Clients(cluster, family, 150, socket.SOCK_STREAM, pod) as others:
+                assert set(others.asked()) == {"a"}
+            clients.sockets[0].close()
+            node_words = ("-f", f"ipv{family}", "-p", kind, "--orig-port-src", deleted)
+            cluster.node.call("conntrack", "-D", *node_words)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        eventually(lambda: deleted in ends(events), 15)
+        if kind == "tcp":
+            eventually(lambda: "TIME_WAIT" in steps(events)[closed][-1], 15)
+        after = daemon.get("stats")["kernel"]
+        assert after["events-lost"] > before["events-lost"]
+        assert after["resyncs"] > before["resyncs"]
+        assert kept not in ends(events)
+        # The daemon hears of the next one as before.
+        eventually(are_heard)
+        known = set(steps(events))
+        with Clients(cluster, family, 1, KINDS[kind]) as late:
+            assert late.asked() == ["a"]
+        eventually(lambda: EVENTS[kind] in [v for k, v in steps(events).items() if k not in known])
+        flows = {str(row["source"][1]): row["state"] or "" for row in daemon.get("flows")}
+        states = {port_of(line): state_of(line) for line in real(daemon, family)}
+        assert flows == states
+        assert kept in flows and deleted not in flows
+
+
+def port_of(line: str) -> str:
+    """The client's port."""
+    return line.partition(" sport=")[2].split()[0]
+
+
+def state_of(line: str) -> str:
+    """The state of a connection in a list, as far as its protocol has one."""
+    return next((word for word in line.split() if word.isupper() and word.isascii()), "")
 
 
 @FAMILIES
