@@ -53,6 +53,16 @@ def test_all_of_loopback_is_the_nodes(
         assert told["verdict"] == ("translate" if to.startswith("127.0.0.1:") else other)
 
 
+def test_a_hairpin_does_not_contradict_the_policy(kbe: Ran) -> None:
+    told = [
+        kbe("explain", "-f", SEED, "--from", source, "--to", f"{VIP}:80")[1]
+        for source in ("172.17.0.3", "172.17.0.4")
+    ]
+    [text] = [each for each in told if "\nhairpin " in each]
+    assert "so its source is masqueraded all the same\n" in text
+    assert "\nmasquerade  no: no policy asks for it\n" in text
+
+
 @pytest.mark.parametrize("source", ["224.0.0.1", "0.0.0.0", "255.255.255.255"])
 def test_no_chain_of_kube_proxy_refuses_a_martian(kbe: Ran, source: str) -> None:
     flags = ("explain", "-f", SEED, "--from", source, "--to", f"{VIP}:80")

@@ -542,6 +542,7 @@ def test_the_status_has_a_row_for_each_path_of_files(ask: Ran) -> None:
         )
         assert lines[place + 1][-1] == "ago"
         assert "objects/\\udcff.yaml: it is a FIFO" in out, "a name that is no UTF-8"
+        assert ["running", "for", "0s"] in lines
         assert ["rules", "up", "to", "date", "yes"] in lines and ["drains", "none"] in lines
 
 

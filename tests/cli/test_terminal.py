@@ -1,6 +1,9 @@
 """Terminals that are narrow, and terminals whose users want nothing but text."""
 
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.full_engine import VIP, controller_with, verbs_of
-from harness.verbs import SEED, Ran, on_terminal
+from harness.verbs import ROOT, SEED, WEIGHTED, Ran, on_terminal
 from kbe_nat.cli.table import Table
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.datapath.every_packet import EveryPacket
 
 EXPLAIN = ["explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80"]
 
@@ -135,6 +139,61 @@ def test_top_prints_a_document_a_turn(ask: Ran) -> None:
     assert ask("top", *flags[:-4], "-n", "nowhere", "-o", "json")[1].count('"endpoints": []') == 2
 
 
+def test_top_says_what_is_not_counted_ahead_of_its_screen(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EveryPacket, "counts_bytes", lambda self: False)
+    words = ["top", "--iterations", "1", "-d", "0.1"]
+    _, text = on_terminal(words, 100, is_all=True, KBE_NAT_SOCKET=str(socket))
+    assert 0 <= text.find("packets and bytes are not counted; ") < text.find("\x1b[?1049h")
+
+
+def test_top_of_nothing_says_so(ask: Ran) -> None:
+    code, out, _ = ask("top", "-n", "nowhere", "--iterations", "1", "-d", "0.1")
+    assert (code, out.splitlines()[-1]) == (0, "There are no endpoints.")
+
+
+def test_a_bar_of_progress_is_not_broken_by_warnings() -> None:
+    words = ["replay", "-f", SEED, str(ROOT / "examples/traffic.pcap")]
+    for flag in (["--compare"], ["--at", "1s", "-f"]):
+        _, text = on_terminal([*words, *flag, WEIGHTED], 200, is_all=True)
+        bar = text.index("traffic.pcap  [")
+        assert 0 <= text.find("no Pod of it is given") < bar
+        assert text.rfind("no Pod of it is given") < bar
+
+
+def test_what_follows_says_which_columns_have_no_room(socket: Path) -> None:
+    for words, columns in (
+        (["get", "svc", "-w"], "type, external-ip, strategy"),
+        (["decisions", "-f"], "proto, frontend, service port, chosen by, endpoints then"),
+    ):
+        command = [sys.executable, "-m", "kbe_nat", *words, "--socket", str(socket)]
+        master, slave = pty.openpty()
+        environment = {**os.environ, "COLUMNS": "70"}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, stdout=slave, stderr=pipe, text=True, env=environment
+        ) as process:
+            assert process.stderr
+            said = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+        os.close(master)
+        os.close(slave)
+        assert said.startswith(f"kbe-nat: no room for {columns}"), words
+
+
+def test_no_cell_in_the_middle_of_a_list_is_empty(ask: Ran) -> None:
+    """So that awk counts columns right."""
+    for words in (("get", "ep"), ("get", "flows"), ("get", "svc", "-o", "wide")):
+        head, *rows = ask(*words)[1].splitlines()
+        ends = [match.end() for match in re.finditer(r"\S+(?: \S+)*", head)]
+        starts = [match.start() for match in re.finditer(r"\S+(?: \S+)*", head)]
+        for row in rows:
+            bounds = zip(starts, [*starts[1:], None], strict=True)
+            assert all(row[start:end].strip() for start, end in bounds), (row, ends)
+
+
 def test_top_ends_after_its_looks(ask: Ran) -> None:
     code, out, _ = ask("top", "--iterations", "2", "-d", "0.1")
     assert (code, out.count("packets/s,")) == (0, 2)
@@ -182,6 +241,18 @@ def test_a_drain_is_undone_once(ask: Ran) -> None:
         said = f"{shown} was not drained: nothing to undo\n"
         assert ask("drain", name, "--undo") == (0, said, "")
     assert ask("drain", "10.0.0.9", "--undo")[0] == 1, "it is no backend"
+
+
+def test_all_that_is_drained_is_there_at_the_end_on_a_narrow_terminal(socket: Path) -> None:
+    words = ["drain", "10.0.0.1:9876", "svc/web", "--no-wait"]
+    _, text = on_terminal(words, 30, KBE_NAT_SOCKET=str(socket))
+    assert text.splitlines()[-2:] == [
+        "\r\x1b[K10.0.0.1:9876: 3 connections left after 0 s".rpartition("\r")[2],
+        "default/web: 3 connections left after 0 s",
+    ]
+
+
+def test_a_whole_address_is_undone_as_such(ask: Ran) -> None:
     assert ask("drain", "10.0.0.1", "--no-wait")[0] == 0
     code, _, err = ask("drain", "web", "--undo")
     assert (code, "10.0.0.1:9876 is drained as all of 10.0.0.1: undo that" in err) == (2, True)

@@ -46,13 +46,18 @@ class Ran:
         return result
 
 
-def on_terminal(arguments: Sequence[str], columns: int, **environment: str) -> tuple[int, str]:
-    """The exit code of the command, and what it writes to a terminal that has so many columns."""
+def on_terminal(
+    arguments: Sequence[str], columns: int, *, is_all: bool = False, **environment: str
+) -> tuple[int, str]:
+    """The exit code of the command, and what it writes to a terminal that has so many columns;
+    with `is_all` its standard error too.
+    """
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "kbe_nat", *arguments]
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     places = {**plain, "TERM": "xterm", "COLUMNS": str(columns), **environment}
-    with subprocess.Popen(command, stdout=slave, env=places) as process:
+    errors = slave if is_all else None
+    with subprocess.Popen(command, stdout=slave, stderr=errors, env=places) as process:
         os.close(slave)
         text = b""
         while True:

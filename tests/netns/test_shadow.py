@@ -91,6 +91,9 @@ def test_kube_proxys_rules_and_we_agree(cluster: Cluster, objects: Path) -> None
     flags = ("--manifests", str(objects), "--existing")
     output = cluster.node.call(*COMMAND, "shadow", *flags)
     assert "5 flows agreed, 0 did not." in output
+    cluster.node.call("conntrack", "-F")
+    output = cluster.node.call(*COMMAND, "shadow", *flags)
+    assert output == "There was no connection to compare.\n"
 
 
 def test_a_disagreement_is_reported(cluster: Cluster, objects: Path) -> None:

@@ -91,6 +91,7 @@ def test_f93_kube_proxys_connections_go_on_and_new_ones_never_fail(
         assert foreign_rules(cluster.node) == before
         done = clean_up(cluster)
         assert (done.returncode, done.stderr, done.stdout) == (0, "", shown)
+        assert clean_up(cluster, "--dry-run").stdout == "# no rules of kube-proxy were here\n"
         rest = foreign_rules(cluster.node)
         assert {word for word in rest.split() if word.startswith("KUBE-")} <= {"KUBE-FIREWALL"}
         assert "kube-proxy" not in rest

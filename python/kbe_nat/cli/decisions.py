@@ -21,7 +21,7 @@ from kbe_nat.cli.flags.options import Socket, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path
 from kbe_nat.cli.kinds import NAMES, service_name
-from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters
+from kbe_nat.cli.listing import Column, Listing, place_of, selection_parameters, warn_of_room
 from kbe_nat.cli.output import document_of, show_next
 from kbe_nat.cli.table import cut, fitting
 from kbe_nat.cli.terminal import terminal_width
@@ -110,12 +110,18 @@ def decisions(
     if listing.sort_by is not None:
         raise SettingError("--sort-by", "it has no effect: with -f rows come as they are made")
     heading = [] if listing.no_headers else [COLUMNS]
+    is_wide = listing.output.form == "wide" or not listing.output.is_table
+    spare = [] if is_wide else [COLUMNS.index(title) for title in DECISIONS.spare]
+    places = fitting(WIDTHS, spare, 2, terminal_width())
+    is_first = True
     for row in rows:
         if listing.output.is_table:
             # Ahead of the first row: a name of nothing is said without any.
+            if is_first:
+                warn_of_room([each for place, each in enumerate(COLUMNS) if place not in places])
             for line in (*heading, cells(row)):
-                _print_followed(line)
-            heading = []
+                _print_followed(line, places)
+            heading, is_first = [], False
         else:
             show_next(document_of(row), listing.output)
 
@@ -131,11 +137,8 @@ def _warn_of_kernel(socket: FilePath) -> None:
         )
 
 
-def _print_followed(texts: Sequence[str]) -> None:
+def _print_followed(texts: Sequence[str], places: Sequence[int]) -> None:
     """A line of decisions that come one by one, in columns as wide as most are."""
-    places = fitting(
-        WIDTHS, [COLUMNS.index(title) for title in DECISIONS.spare], 2, terminal_width()
-    )
     line = "  ".join(texts[place].ljust(WIDTHS[place]) for place in places).rstrip()
     print(cut(line, terminal_width(), 0), flush=True)
 

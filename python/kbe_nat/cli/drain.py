@@ -109,6 +109,7 @@ def _print_looks(looks: Iterable[list[DrainRow]], output: Output) -> None:
     is_terminal = is_drawn_on() and output.is_table
     before: dict[str, int] = {}
     said: set[str] = set()
+    rows: list[DrainRow] = []
     for rows in looks:
         unserved = dict.fromkeys(name for row in rows for name in row.unserved)
         for name in unserved:
@@ -126,7 +127,8 @@ def _print_looks(looks: Iterable[list[DrainRow]], output: Output) -> None:
                 print(_line(row), flush=True)
             before[row.backend] = row.remaining
     if is_terminal:
-        print()
+        # The line that changed may have been too narrow for all of them.
+        print("\r\x1b[K" + "\n".join(map(_line, rows)))
 
 
 def _line(row: DrainRow) -> str:

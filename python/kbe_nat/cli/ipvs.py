@@ -147,6 +147,8 @@ def ipvs(
     rows = list(ask_rows(socket, "describe", DescriptionRow))
     if chosen and not any(chosen.has(row, each) for row in rows for each in row.frontends):
         raise NotFoundError("services", join_address(chosen.address, chosen.port))
+    if (stats or rate) and any(row.packets is None for row in rows):
+        warn(UNCOUNTED)
     print(f"IP Virtual Server version 1.2.1 (kbe-nat {__version__})")
     if stats or rate:
         _print_counters(socket, rows, chosen, is_rate=rate)
@@ -211,8 +213,6 @@ def _print_counters(
     socket: Path, rows: list[DescriptionRow], chosen: VirtualServer | None, *, is_rate: bool
 ) -> None:
     names = RATES if is_rate else TOTALS
-    if any(row.packets is None for row in rows):
-        warn(UNCOUNTED)
     print(f"{'Prot LocalAddress:Port':<32}" + "".join(f"{name:>9}" for name in names))
     print("  -> RemoteAddress:Port")
     before: dict[object, Counts] = {}

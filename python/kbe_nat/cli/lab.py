@@ -109,7 +109,7 @@ def list_scenarios(document: DocumentSettings) -> None:
     if document.output.is_document:
         show_rows(rows, KIND, document.output)
         return
-    listing = table("", "name", "question")
+    listing = table("", "name", "question", is_wrapped=True)
     for row in rows:
         listing.add_row(row.name, row.question)
     show(listing)

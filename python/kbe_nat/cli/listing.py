@@ -128,10 +128,7 @@ class Listing(Generic[_Row]):
             return
         for line in _lines(table, settings):
             print(line)
-        left_out = table.left_out(terminal_width())
-        if left_out:
-            sys.stdout.flush()
-            warn(f"no room for {', '.join(left_out)}: -o wide shows them, a pipe too")
+        warn_of_room(table.left_out(terminal_width()))
 
     def _watch(self, look: Callable[[], Iterable[_Row]], settings: ListingSettings) -> None:
         """Rows that are new, have changed or are gone, once in a while."""
@@ -225,7 +222,11 @@ class _ChangePrinter(Generic[_Row]):
         width = terminal_width()
         room = None if width is None else width - len(self._word(""))
         self._shown = fitting(self._widths, spare, self._listing.gap, room)
-        if self._settings.output.is_table and titles:
+        if not self._settings.output.is_table:
+            return
+        shown = self._shown
+        warn_of_room([title for place, title in enumerate(self._titles) if place not in shown])
+        if titles:
             self._print_line("EVENT", self._titles)
 
     def print(self, event: str, seen: _Seen[_Row]) -> None:
@@ -279,6 +280,13 @@ def show_kinds(
     for each in missing:
         print(each, file=sys.stderr)
     return 1 if missing else 0
+
+
+def warn_of_room(left_out: Sequence[str]) -> None:
+    """Say which columns a narrow terminal has no room for."""
+    if left_out:
+        sys.stdout.flush()
+        warn(f"no room for {', '.join(left_out)}: -o wide shows them, a pipe too")
 
 
 def selection_parameters(settings: SelectionSettings, names: Sequence[str]) -> dict[str, object]:

@@ -59,15 +59,13 @@ def show_document(value: msgspec.Struct, output: Output) -> None:
 
 
 def show_next(document: dict[str, Any], output: Output) -> None:
-    """Write one of several documents, at once: one line of JSON, or what separates those of YAML
-    behind it.
-    """
+    """Write one of several documents, at once: one line of JSON, or YAML behind its mark."""
     if output.form == "json":
         show_json(document, None)
         return
-    write_document(document, output)
     if output.form == "yaml":
         sys.stdout.write("---\n")
+    write_document(document, output)
     sys.stdout.flush()
 
 

@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.listing import (
     ListingSettings,
     SelectionSettings,
 )
-from kbe_nat.cli.flags.options import parse
+from kbe_nat.cli.flags.options import parse, warn
 from kbe_nat.cli.kinds import Resources, ServiceName, resources
 from kbe_nat.cli.listing import place_of, show_kinds
 from kbe_nat.cli.playground_views import VIEWS
@@ -211,7 +211,11 @@ def rules(
     Examples:
       kbe-nat playground rules simpleservice
     """
-    print("\n".join(kube_proxy_rules(World(state), service)))
+    lines = kube_proxy_rules(World(state), service)
+    if not lines:
+        warn(f"kube-proxy's table nat has no rules for {service}: it has no endpoints")
+    for line in lines:
+        print(line)
 
 
 @playground.verb()

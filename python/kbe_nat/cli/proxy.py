@@ -102,7 +102,8 @@ def proxy(
         initialise(settings)
         return
     if cleanup_kube_proxy:
-        print(clean_up_kube_proxy(Commands(), is_dry=dry_run), end="")
+        text = clean_up_kube_proxy(Commands(), is_dry=dry_run)
+        print(text or "# no rules of kube-proxy were here\n", end="")
     elif cleanup:
         remains = clean_up(settings)
         print("\n".join(f"removed: {each}" for each in remains) or "no rules of kbe-nat were here")

@@ -214,7 +214,10 @@ class _Run:
             engine.replace_services(*native_tables(plan))
             return engine
 
+        # All objects are read ahead of the bar of progress, which their warnings would break.
         first = _plan(self.objects, self.node, choice)
+        second = self._plan_of(results.compare) if results.compare else None
+        plans = [self._plan_of(change.files) for change in self.changes]
         engine = engine_for(first)
         comparison: Comparison | None = None
         log: FlowLog | None = None
@@ -229,12 +232,11 @@ class _Run:
                 answer = cast(words.Answer, self.node.reject_with)
                 queue = annotation = Annotation(queue, source, pcapng, answer)
                 annotation.follow(first)
-            if results.compare:
-                second = _plan(replace(self.objects, files=results.compare), self.node, choice)
+            if second is not None:
                 queue = comparison = Comparison(queue, engine_for(second), (first, second))
             if results.flows_csv or results.flows_parquet:
                 queue = log = FlowLog(queue, source, engine)
-            pending = self._pending(engine, annotation, replies)
+            pending = self._pending(plans, engine, annotation, replies)
             if pending:
                 queue = ChangingObjects(queue, source, pending)
             Loop(engine, queue).run()
@@ -274,10 +276,18 @@ class _Run:
             f" --seed {seed} repeats this"
         )
 
+    def _plan_of(self, files: tuple[str, ...]) -> Plan:
+        """The plan of other files than --filename names."""
+        return _plan(replace(self.objects, files=files), self.node, self.choice)
+
     def _pending(
-        self, engine: Engine, annotation: Annotation | None, replies: CaptureReplies
+        self,
+        plans: list[Plan],
+        engine: Engine,
+        annotation: Annotation | None,
+        replies: CaptureReplies,
     ) -> list[tuple[Change, Callable[[], None]]]:
-        """Each change with what it does. All objects are read before the first packet."""
+        """Each change with what it does, by its plan."""
 
         def application(plan: Plan) -> Callable[[], None]:
             replies.follow(plan)
@@ -290,13 +300,7 @@ class _Run:
             return apply
 
         return [
-            (
-                change,
-                application(
-                    _plan(replace(self.objects, files=change.files), self.node, self.choice)
-                ),
-            )
-            for change in self.changes
+            (change, application(plan)) for change, plan in zip(self.changes, plans, strict=True)
         ]
 
     def _write_flows(self, log: FlowLog) -> None:

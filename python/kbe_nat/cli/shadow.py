@@ -273,4 +273,12 @@ def _summarise(comparison: Shadow, output: Output) -> None:
     wrong = sum(
         count for (_, outcome), count in comparison.counts.items() if outcome in DISAGREEMENTS
     )
-    show("", rows_table, "", f"{agreed} flows agreed, {wrong} did not.")
+    if not comparison.counts:
+        show("There was no connection to compare.")
+        return
+    show(
+        "",
+        rows_table,
+        "",
+        f"{agreed} {'flow' if agreed == 1 else 'flows'} agreed, {wrong} did not.",
+    )

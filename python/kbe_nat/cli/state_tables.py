@@ -51,7 +51,8 @@ def status_tables(status: StatusRow) -> list[Any]:
     rows_table = table("", "what", "how", is_wrapped=True)
     for name, value in msgspec.to_builtins(status).items():
         if name not in ("files", "watches"):
-            rows_table.add_row(name.replace("_", " "), _words(value))
+            value = go_duration(value * SECOND) if name == "seconds" else value
+            rows_table.add_row(STATUS_WORDS.get(name, name.replace("_", " ")), _words(value))
     parts: list[Any] = [rows_table]
     parts += ["", _file_table(status.files)] if status.files else []
     parts += ["", _watch_table(status.watches)] if status.watches else []
@@ -99,6 +100,7 @@ def _words(value: object) -> str:
     return str(value)
 
 
+STATUS_WORDS: Final = {"seconds": "running for"}
 TABLE_WORDS: Final = {"entries": "flow entries"}
 FILES: Final = ("path", "files", "objects", "refused", "unread", "changed")
 WATCH: Final = (

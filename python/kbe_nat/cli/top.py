@@ -103,21 +103,25 @@ def top(
       kbe-nat top -d 10s -o json >> load.ndjson
     """
     wanted = selection_parameters(selection, names)
-    turns = _turns(socket, wanted, seconds, rows, looks)
+    # Ahead of the other screen of the terminal, which goes.
+    first = _look(socket, wanted)
+    if not _is_counted(first):
+        warn(UNCOUNTED)
+    turns = _turns(first, lambda: _look(socket, wanted), seconds, rows, looks)
     if document.output.is_document:
         for load in turns:
             show_next(document_of(load), document.output)
         return
     if not is_drawn_on():
         for place, load in enumerate(turns):
-            show(*([""] if place else []), _view(load))
+            show(*([""] if place else []), *_view(load))
             sys.stdout.flush()
         return
     # The other screen of the terminal, without a cursor: what was there before comes back.
     sys.stdout.write("\x1b[?1049h\x1b[?25l")
     try:
         for load in turns:
-            lines = text_of(_view(load)).splitlines()
+            lines = text_of(*_view(load)).splitlines()
             view = "\n".join(lines[: get_terminal_size().lines - 1])
             sys.stdout.write(f"\x1b[H\x1b[J{view}")
             sys.stdout.flush()
@@ -127,15 +131,17 @@ def top(
 
 
 def _turns(
-    socket: Socket, wanted: dict[str, object], seconds: float, rows: int, looks: int
+    before: dict[_Key, EndpointRow],
+    look: Callable[[], dict[_Key, EndpointRow]],
+    seconds: float,
+    rows: int,
+    looks: int,
 ) -> Iterator[LoadRow]:
     """The load from each look to the next; without `looks` there is no last one."""
-    before, earlier = _look(socket, wanted), time.monotonic()
-    if not _is_counted(before):
-        warn(UNCOUNTED)
+    earlier = time.monotonic()
     for _ in range(looks) if looks else count():
         time.sleep(seconds)
-        now, moment = _look(socket, wanted), time.monotonic()
+        now, moment = look(), time.monotonic()
         yield _load(before, now, moment - earlier, rows)
         before, earlier = now, moment
 
@@ -187,7 +193,7 @@ def _load(
     )
 
 
-def _view(load: LoadRow) -> Table:
+def _view(load: LoadRow) -> list[str | Table]:
     carried = "packets are not counted"
     if load.packets_per_second is not None and load.bytes_per_second is not None:
         megabits = load.bytes_per_second * 8 / 1e6
@@ -211,14 +217,14 @@ def _view(load: LoadRow) -> Table:
         view.add_row(
             row.service,
             row.backend,
-            row.state,
+            row.state or "<none>",
             "-" if packets is None else f"{packets:,.0f}",
             "-" if octets is None else f"{octets * 8 / 1e6:,.1f}",
             f"{row.new_per_second:,.0f}",
             f"{row.active:,}",
             "-" if row.connect is None else f"{row.connect * 1000:,.2f}",
         )
-    return view
+    return [view] if load.endpoints else [view, "There are no endpoints."]
 
 
 def _connect(before: EndpointRow | None, now: EndpointRow) -> float | None:

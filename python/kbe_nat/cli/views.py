@@ -59,7 +59,7 @@ def _mark(row: FlowRow) -> str:
 
 
 def _seconds(value: int | None) -> str:
-    return "" if value is None else f"{value} s"
+    return "<none>" if value is None else f"{value} s"
 
 
 TRAFFIC: Final = tuple(
@@ -99,7 +99,7 @@ ENDPOINTS: Final = Listing[EndpointRow](
         Column("service", lambda row: row.service),
         Column("backend", lambda row: row.backend),
         Column("weight", lambda row: row.weight),
-        Column("state", lambda row: row.state),
+        Column("state", lambda row: row.state or "<none>"),
         Column("active", lambda row: row.active),
         Column("flows", lambda row: row.flows),
         *TRAFFIC,
@@ -139,7 +139,7 @@ FLOWS: Final = Listing[FlowRow](
     "Flow",
     (
         Column("protocol", lambda row: row.protocol),
-        Column("state", lambda row: row.state or ("" if row.replied else "unreplied")),
+        Column("state", lambda row: row.state or ("replied" if row.replied else "unreplied")),
         Column("client", lambda row: join_address(*row.source)),
         Column("frontend", lambda row: join_address(*row.destination)),
         Column("backend", lambda row: join_address(*row.reply_source)),

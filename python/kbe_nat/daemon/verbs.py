@@ -362,7 +362,7 @@ class Verbs:
             backend=name,
             ports=len(self._ports_of(backends)),
             remaining=sum(map(self._controller.remaining, backends)),
-            seconds=seconds,
+            seconds=round(seconds, 3),
             unserved=self._controller.unserved(backends),
             was_drained=was_drained,
         )

@@ -268,7 +268,7 @@ fn traffic_policy<A: Address>(
         } else if is_foreign {
             "the source is no pod"
         } else {
-            "no reason to"
+            "no policy asks for it"
         };
         (scope, node.masquerade_all || is_foreign, why)
     } else {

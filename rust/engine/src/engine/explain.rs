@@ -322,7 +322,7 @@ fn explain_opening<A: EngineAddress>(
     };
     if masquerade && !serving.masquerade {
         steps.step("hairpin", || {
-            "the backend is the client itself, so its source is masqueraded".to_owned()
+            "the backend is the client itself, so its source is masqueraded all the same".to_owned()
         });
     }
     if !masquerade && serving.masquerade {
