@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.full_engine import VIP, controller_with, verbs_of
-from harness.verbs import ROOT, SEED, WEIGHTED, Ran, on_terminal
+from harness.verbs import ROOT, SEED, WEIGHTED, Ran, all_on_terminal, on_terminal
 from kbe_nat.cli.table import Table
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.datapath.every_packet import EveryPacket
@@ -144,7 +144,7 @@ def test_top_says_what_is_not_counted_ahead_of_its_screen(
 ) -> None:
     monkeypatch.setattr(EveryPacket, "counts_bytes", lambda self: False)
     words = ["top", "--iterations", "1", "-d", "0.1"]
-    _, text = on_terminal(words, 100, is_all=True, KBE_NAT_SOCKET=str(socket))
+    text = all_on_terminal(words, 100, KBE_NAT_SOCKET=str(socket))
     assert 0 <= text.find("packets and bytes are not counted; ") < text.find("\x1b[?1049h")
 
 
@@ -156,7 +156,7 @@ def test_top_of_nothing_says_so(ask: Ran) -> None:
 def test_a_bar_of_progress_is_not_broken_by_warnings() -> None:
     words = ["replay", "-f", SEED, str(ROOT / "examples/traffic.pcap")]
     for flag in (["--compare"], ["--at", "1s", "-f"]):
-        _, text = on_terminal([*words, *flag, WEIGHTED], 200, is_all=True)
+        text = all_on_terminal([*words, *flag, WEIGHTED], 200)
         bar = text.index("traffic.pcap  [")
         assert 0 <= text.find("no Pod of it is given") < bar
         assert text.rfind("no Pod of it is given") < bar

@@ -46,12 +46,19 @@ class Ran:
         return result
 
 
-def on_terminal(
-    arguments: Sequence[str], columns: int, *, is_all: bool = False, **environment: str
+def on_terminal(arguments: Sequence[str], columns: int, **environment: str) -> tuple[int, str]:
+    """The exit code of the command, and what it writes to a terminal that has so many columns."""
+    return _on_terminal(arguments, columns, environment)
+
+
+def all_on_terminal(arguments: Sequence[str], columns: int, **environment: str) -> str:
+    """What the command writes to such a terminal, its standard error too."""
+    return _on_terminal(arguments, columns, environment, is_all=True)[1]
+
+
+def _on_terminal(
+    arguments: Sequence[str], columns: int, environment: dict[str, str], *, is_all: bool = False
 ) -> tuple[int, str]:
-    """The exit code of the command, and what it writes to a terminal that has so many columns;
-    with `is_all` its standard error too.
-    """
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "kbe_nat", *arguments]
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
