@@ -161,7 +161,7 @@ def status_of(controller: Controller) -> StatusRow:
         datapath="every-packet",
         datapath_reason="as asked for",
         driver="native",
-        queues="100",
+        queues=[100],
         rules="memory",
         seed=1,
         pid=1,

@@ -1,6 +1,7 @@
 """What the daemon does again and again goes on whatever it meets, and its log says what is new."""
 
 import errno
+import json
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from kbe_nat.control.controller import Controller
 from kbe_nat.daemon import proxy
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.composition import build
-from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, ConditionLog, RateLimit
+from kbe_nat.daemon.logs import BURST, LINES_PER_SECOND, ConditionLog, RateLimit, _Json
 from kbe_nat.daemon.proxy import Proxy
 from kbe_nat.daemon.reconciler import Reconciler
 from kbe_nat.daemon.rounds import Rounds
@@ -253,6 +254,27 @@ def test_f134_a_line_is_said_when_it_begins_to_hold(lines: Callable[[], list[str
     ):
         standing.update(held)
         assert lines() == new
+
+
+def test_a_line_of_json_has_its_facts_as_fields(
+    served: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "kbe_nat")
+    (tmp_path / "wrong.yaml").write_text(
+        SERVICE.replace("web", "wrong").replace("port: ", "port: -")
+    )
+    (tmp_path / "web.yaml").write_text(SERVICE)
+    served.reconciler.follow()
+    served.reconciler.log_news()
+    written = [json.loads(_Json().format(record)) for record in caplog.records]
+    [refused] = [line for line in written if line["level"] == "error"]
+    assert (refused["object"], refused["field"]) == ("Service wrong", "spec.ports[0].port")
+    assert refused["origin"].endswith("wrong.yaml, document 1") and refused["reason"]
+    [news] = [line for line in written if "generation" in line]
+    assert news["message"].startswith(
+        f"generation {news['generation']}: 1 service port with 0 endpoints"
+    )
+    assert (news["service_ports"], news["endpoints"]) == (1, 0)
 
 
 def test_f134_notes_are_said_once_while_an_endpoint_flaps(

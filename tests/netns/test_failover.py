@@ -195,7 +195,7 @@ def upgrade(own: Supervisor) -> None:
     """The next one has other rules: as another version may."""
     own.arguments = ("--queue", "200", "--queues", "2")
     own.restarted(signal.SIGUSR2)
-    assert own.daemon.get("status")["queues"] == "200 to 201"
+    assert own.daemon.get("status")["queues"] == [200, 201]
 
 
 def crash_loop(own: Supervisor) -> None:

@@ -206,7 +206,8 @@ def rules(
     ] = "simpleservice",
     state: StateFolder = STATE,
 ) -> None:
-    """Show the rules that kube-proxy would write for the same state.
+    """Show the rules that an old kube-proxy would write for the same state: nat's for cluster IPs.
+    Later ones hash other names of chains, as kbe-nat dump --live and explain show them.
 
     Examples:
       kbe-nat playground rules simpleservice

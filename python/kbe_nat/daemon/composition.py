@@ -93,7 +93,7 @@ def build(
         datapath=kind,
         reason=reason,
         driver=settings.datapath.driver,
-        queues=_span(settings.queue_numbers(kind)),
+        queues=settings.queue_numbers(kind),
         rules=installer,
         seed=seed,
         other_proxies=_rivals(settings, commands),
@@ -305,10 +305,6 @@ def _queues(
         )
         for number in numbers
     ]
-
-
-def _span(numbers: range) -> str:
-    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")

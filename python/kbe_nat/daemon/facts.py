@@ -17,8 +17,8 @@ class Facts:
     reason: str
     """Why this datapath."""
     driver: Driver
-    queues: str
-    """Their numbers, for people."""
+    queues: range
+    """Their numbers."""
     rules: str
     """The name of the rule installer, for people."""
     seed: int
@@ -26,6 +26,12 @@ class Facts:
     """Where rules of kube-proxy stand."""
     lends_net_raw: bool
     """Whether commands have CAP_NET_RAW, see `privileges`."""
+
+    @property
+    def queue_text(self) -> str:
+        """The numbers of the queues, for people."""
+        first, last = self.queues[0], self.queues[-1]
+        return f"{first}" if first == last else f"{first} to {last}"
 
 
 @dataclass(frozen=True, slots=True)

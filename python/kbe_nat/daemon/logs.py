@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -16,6 +16,11 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many things, in one word for one of them and with an s for others."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def log_to_stderr(form: LogFormat, verbosity: int) -> None:
@@ -43,12 +48,14 @@ class ConditionLog:
         self._over = over
         self._lines: frozenset[str] = frozenset()
 
-    def update(self, lines: Iterable[str]) -> None:
-        """These hold now, and no others. Cost: linear in them."""
+    def update(
+        self, lines: Iterable[str], facts: Mapping[str, Mapping[str, object]] | None = None
+    ) -> None:
+        """These hold now, and no others; `facts` has the fields of some. Cost: linear in them."""
         now = dict.fromkeys(lines)
         for line in now:
             if line not in self._lines:
-                LOG.log(self._level, "%s", line)
+                LOG.log(self._level, "%s", line, extra={FACTS: (facts or {}).get(line, {})})
         if self._over and self._lines and not now:
             LOG.info("%s", self._over)
         self._lines = frozenset(now)
@@ -120,9 +127,8 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps(
-            {"time": time, "level": record.levelname.lower(), "message": _one_line(record)}
-        )
+        line = {"time": time, "level": record.levelname.lower(), "message": _one_line(record)}
+        return json.dumps({**line, **getattr(record, FACTS, {})})
 
 
 def _one_line(record: logging.LogRecord) -> str:
@@ -133,6 +139,8 @@ def _one_line(record: logging.LogRecord) -> str:
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")
+FACTS: Final = "facts"
+"""In a record: the fields that its line of JSON has beside the message."""
 BURST: Final = 10_000
 """Lines: enough to say once what is wrong with each object of a large cluster."""
 LINES_PER_SECOND: Final = 5.0

@@ -46,6 +46,7 @@ from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.inherited_affinity import inherit_affinity
 from kbe_nat.daemon.live_settings import LiveSettings, set_conntrack
 from kbe_nat.daemon.liveness import Liveness
+from kbe_nat.daemon.logs import FACTS, counted
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.oom_score import set_oom_score
@@ -185,7 +186,9 @@ class Proxy:
             # Packets are served already; a change of the objects would wait for this.
             settle()
             extent = self.reconciler.extent()
-            LOG.info("serving %s; %d connections taken over", extent, restored)
+            facts = {**self.reconciler.sizes(), "connections": restored}
+            connections = counted(restored, "connection")
+            LOG.info("serving %s; %s taken over", extent, connections, extra={FACTS: facts})
             self._notifier.notify("READY=1", f"STATUS=serving {extent}")
             self._server.start_pages()
             if self._node.events is not None:
@@ -259,7 +262,7 @@ class Proxy:
         LOG.info(
             "rules by %s; queue %s by %s; seed %d",
             facts.rules,
-            facts.queues,
+            facts.queue_text,
             facts.driver,
             facts.seed,
         )
@@ -440,7 +443,7 @@ class Proxy:
             datapath=str(facts.datapath),
             datapath_reason=facts.reason,
             driver=str(facts.driver),
-            queues=facts.queues,
+            queues=list(facts.queues),
             rules=facts.rules,
             seed=facts.seed,
             pid=os.getpid(),

@@ -11,10 +11,10 @@ from typing import Final
 
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.cluster_events import ClusterEvents
-from kbe_nat.daemon.logs import ConditionLog
+from kbe_nat.daemon.logs import FACTS, ConditionLog, counted
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.tasks import describe_error
-from kbe_nat.errors import KbeNatError, RulesError
+from kbe_nat.errors import KbeNatError, ObjectError, RulesError
 from kbe_nat.metrics.sync import SyncMetrics
 from kbe_nat.server.health_check_ports import HealthCheckPorts
 from kbe_nat.sources.source import Source, SourceUpdate
@@ -89,7 +89,7 @@ class Reconciler:
         try:
             update = self._source.read()
         except KbeNatError as error:
-            self._log_errors((str(error),), KEPT)
+            self._log_errors((error,), KEPT)
         else:
             # A source says once what it touched, so the touched Services of an update that failed
             # are added to those of the next one.
@@ -116,12 +116,14 @@ class Reconciler:
     def refresh_node(self) -> None:
         """Take over what has changed of the node's devices and addresses. Raises `KbeNatError`."""
         if self._controller.refresh():
-            LOG.info("the node has changed: %s", self.extent())
+            LOG.info("the node has changed: %s", self.extent(), extra={FACTS: self.sizes()})
 
     def end_drains(self) -> None:
         """End the connections of backends whose time is over."""
         for backend, flows in self._controller.end_drains().items():
-            LOG.info("%s is gone or drained: %d connections were ended", backend, flows)
+            facts = {"backend": backend, "connections": flows}
+            ended = f"{counted(flows, 'connection')} {'was' if flows == 1 else 'were'} ended"
+            LOG.info("%s is gone or drained: %s", backend, ended, extra={FACTS: facts})
 
     def retry_health_checks(self) -> None:
         """Try again to listen where that has failed."""
@@ -130,17 +132,25 @@ class Reconciler:
     def log_news(self) -> None:
         """Log the newest update only: objects may change many times a second."""
         if self._news:
-            LOG.info("generation %d: %s, %s", self.generation, self.extent(), self._news)
+            extent, facts = self.extent(), {"generation": self.generation, **self.sizes()}
+            news = self._news
+            LOG.info("generation %d: %s, %s", self.generation, extent, news, extra={FACTS: facts})
             self._news = ""
 
     def extent(self) -> str:
         """How much is served, for people."""
+        sizes = self.sizes()
+        ports = counted(sizes["service_ports"], "service port")
+        return f"{ports} with {counted(sizes['endpoints'], 'endpoint')}"
+
+    def sizes(self) -> dict[str, int]:
+        """The same for programs."""
         ports = self._controller.plan.ports
         backends = sum(len(port.cluster_backends) for port in ports)
-        return f"{len(ports)} service ports with {backends} endpoints"
+        return {"service_ports": len(ports), "endpoints": backends}
 
     def _apply(self, update: SourceUpdate) -> None:
-        self._log_errors(tuple(map(str, update.errors)), LEFT_OUT)
+        self._log_errors(update.errors, LEFT_OUT)
         self._standing_notes.update(update.notes)
         self._standing_warnings.update(update.warnings)
         # Errors are logged first: they hold for the objects whether or not the kernel takes the
@@ -175,9 +185,18 @@ class Reconciler:
         if self._events is not None:
             self._events.delay_rules(reason)
 
-    def _log_errors(self, errors: tuple[str, ...], consequence: str) -> None:
-        self._standing_errors.update(f"{error}; {consequence}" for error in errors)
-        self.errors = errors
+    def _log_errors(self, errors: tuple[KbeNatError, ...], consequence: str) -> None:
+        facts = {f"{error}; {consequence}": _facts_of(error) for error in errors}
+        self._standing_errors.update(facts, facts)
+        self.errors = tuple(map(str, errors))
+
+
+def _facts_of(error: KbeNatError) -> dict[str, object]:
+    """Where an object that is refused stands, and why it is."""
+    if not isinstance(error, ObjectError):
+        return {}
+    parts = {"origin": error.origin, "object": error.subject, "field": error.path}
+    return {name: part for name, part in {**parts, "reason": error.reason}.items() if part}
 
 
 LOG: Final = logging.getLogger("kbe_nat.daemon")

@@ -79,7 +79,7 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Why this one: as asked for, or what the kernel can do or lacks."""
     driver: str
     """The driver that takes packets out of the queues."""
-    queues: str
+    queues: list[int]
     """Numbers of the queues."""
     rules: str
     """The rule installer."""
