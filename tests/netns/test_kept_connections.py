@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from harness.daemons import SEED, Daemon, kernel_rules
 from harness.programs import KEPT_FLOWS, NAMED_POD, SHORT_LOAD
 from harness.stage import PODS, add_ipv6, served
+from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
@@ -137,6 +139,35 @@ def test_f09_a_thousand_connections_outlive_a_daemon_that_is_killed(
     assert backends(daemon) == before
     assert clients.ask() == names
     assert backends(daemon) == before
+
+
+def ages(daemon: Daemon) -> dict[tuple[Any, ...], int]:
+    """Seconds since each connection to the service began."""
+    rows = json.loads(daemon.ask("get", "flows", "-o", "json"))["items"]
+    return {
+        (row["protocol"], *row["source"]): row["age"]
+        for row in rows
+        if row["service"].startswith("default/echo")
+    }
+
+
+def test_connections_keep_their_age_over_a_restart(daemon: Daemon, clients: Clients) -> None:
+    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_timestamp", "1")
+    daemon.start()
+    names = clients.open(tcp=3, udp=3)
+    eventually(lambda: min(ages(daemon).values()) >= 4)
+    before = ages(daemon)
+    assert len(before) == 12
+    seen = time.monotonic()
+    daemon.wait_for_checkpoint()
+    daemon.end(signal.SIGKILL)
+    daemon.start()
+    after = ages(daemon)
+    passed = time.monotonic() - seen
+    assert after.keys() == before.keys()
+    # Each is rounded, and the file knows when it was written to a second.
+    assert all(abs(after[own] - age - passed) <= 3 for own, age in before.items())
+    assert clients.ask() == names
 
 
 def test_f11_a_daemon_that_ends_under_load_writes_what_it_carries(

@@ -277,7 +277,9 @@ class FlowRow(msgspec.Struct):
     timeout: int
     """Seconds until it is forgotten."""
     age: int
-    """Seconds since it began."""
+    """Seconds since it began. If the kernel carried it ahead of the daemon: since the daemon's
+    start, unless nf_conntrack_timestamp was 1.
+    """
     source: End
     """The client."""
     destination: End

@@ -435,6 +435,7 @@ pub fn kernel_flow(entry: &Entry) -> KernelFlow {
         state: entry.state,
         timeout: entry.timeout,
         counters: entry.counters,
+        age: entry.age(),
     }
 }
 

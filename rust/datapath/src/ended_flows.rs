@@ -89,6 +89,7 @@ mod tests {
             state: None,
             timeout: None,
             counters: None,
+            started: None,
         }
     }
 

@@ -92,6 +92,12 @@ impl Clock {
     }
 }
 
+/// The time from one moment to another. What an earlier engine or the kernel knows may have begun
+/// ahead of this engine's first packet: such moments are numbers from the top of the range down.
+pub(crate) fn between(earlier: Tick, later: Tick) -> Tick {
+    later.wrapping_sub(earlier)
+}
+
 /// A span of seconds in ticks, rounded up.
 pub(crate) fn ticks(seconds: f64) -> Tick {
     (seconds * 1e9 / f64::from(1u32 << TICK_SHIFT)).ceil() as Tick

@@ -29,7 +29,7 @@ pub mod timeouts;
 
 use std::ops::Range;
 
-use crate::clock::{Tick, ticks};
+use crate::clock::{Tick, between, ticks};
 use crate::hash::HashKey;
 use crate::hint;
 use crate::tuple::{Address, Direction, Protocol, Tuple, WireEnds};
@@ -332,7 +332,7 @@ impl<A: Address> FlowTable<A> {
     /// offloaded, has forgotten it.
     pub(crate) fn has_left_kernel(&self, id: FlowId, now: Tick) -> bool {
         let (hot, cold) = (self.hot(id), self.cold(id));
-        let age = now.saturating_sub(cold.created);
+        let age = between(cold.created, now);
         // Datagrams that were queued together with the first one may come a little behind it.
         hot.has(Hot::<A>::OFFLOADED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
     }

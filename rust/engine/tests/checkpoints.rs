@@ -155,6 +155,26 @@ fn f10_no_flow_lives_longer_than_a_packet_would_keep_it() {
     assert_eq!(scene.flows(), []);
 }
 
+/// A new engine's time begins with it, and the flow is older.
+#[test]
+fn flows_keep_their_age() {
+    for family in FAMILIES {
+        let mut scene = scene_of_both();
+        scene.translate(udp(family.client(1, 53), family.vip(), b"x"));
+        scene.pass(20.0);
+        let checkpoint = scene.engine.checkpoint(scene.now);
+        let mut scene = scene_of_both();
+        assert_eq!(scene.engine.restore(scene.now, &checkpoint, 5 * SECOND), Ok(1));
+        assert_eq!(scene.flows()[0].age.round(), 25.0);
+        scene.sweep(3.0);
+        assert_eq!(scene.flows()[0].age.round(), 28.0);
+        let again = scene.engine.checkpoint(scene.now);
+        let mut scene = scene_of_both();
+        assert_eq!(scene.engine.restore(scene.now, &again, 0), Ok(1));
+        assert_eq!(scene.flows()[0].age.round(), 28.0);
+    }
+}
+
 #[test]
 fn f137_flows_that_must_have_ended_meanwhile_are_left_out() {
     let mut scene = scene_of_both();

@@ -344,3 +344,23 @@ fn errors_about_flows_of_another_proxy_pass_to_the_kernel() {
         scene.expect(error, Action::Accept, Cause::Related);
     }
 }
+
+#[test]
+fn a_flow_is_as_old_as_the_kernel_says() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = |number| family.client(number, 99);
+        for (number, age) in [(1, Some(600 * SECOND)), (2, None)] {
+            let flow = KernelFlow {
+                age,
+                ..kernel_flow(Protocol::TCP, client(number), family, family.backend(0))
+            };
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        }
+        scene.sweep(10.0);
+        let mut ages: Vec<_> =
+            scene.flows().iter().map(|flow| (flow.source, flow.age.round())).collect();
+        ages.sort_by_key(|&(source, _)| source);
+        assert_eq!(ages, [(client(1), 610.0), (client(2), 10.0)]);
+    }
+}

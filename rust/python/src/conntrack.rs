@@ -348,13 +348,15 @@ impl ConntrackEntry {
 portable!(ConntrackEntry);
 
 impl Portable for ConntrackEntry {
-    /// Identifier, mark and uses; protocol, flags, state and timeout; ends; counters.
+    /// Identifier, mark and uses; protocol, flags, state and timeout; ends; counters;
+    /// beginning.
     #[allow(clippy::type_complexity)]
     type State = (
         [Option<u32>; 3],
         (u8, [bool; 3], Option<u8>, Option<u32>),
         [String; 4],
         Option<[(u64, u64); 2]>,
+        Option<u64>,
     );
 
     fn state(&self) -> Self::State {
@@ -366,10 +368,11 @@ impl Portable for ConntrackEntry {
             [&entry.original.src, &entry.original.dst, &entry.reply.src, &entry.reply.dst]
                 .map(text),
             entry.counters,
+            entry.started,
         )
     }
 
-    fn restore((numbers, head, ends, counters): Self::State) -> Option<Self> {
+    fn restore((numbers, head, ends, counters, started): Self::State) -> Option<Self> {
         let [id, mark, uses] = numbers;
         let (protocol, [is_replied, is_assured, needs_conntrack], state, timeout) = head;
         let [source, destination, reply_source, reply_destination] = ends;
@@ -388,6 +391,7 @@ impl Portable for ConntrackEntry {
             state,
             timeout,
             counters,
+            started,
         }))
     }
 }

@@ -28,6 +28,7 @@ fn with_due(count: u16) -> Option<(CacheSync, Requests)> {
             state: None,
             timeout: None,
             counters: None,
+            started: None,
         })
         .collect();
     sync.note(entries.iter()).unwrap();

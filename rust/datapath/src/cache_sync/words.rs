@@ -31,6 +31,7 @@ pub(super) fn flow_of(key: &FlowKey, reply: Ends) -> KernelFlow {
         state: None,
         timeout: None,
         counters: None,
+        age: None,
     }
 }
 

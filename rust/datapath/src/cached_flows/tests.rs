@@ -26,6 +26,7 @@ fn entry(protocol: Protocol, port: u16) -> Entry {
         state: (protocol == Protocol::TCP).then_some(TCP_ESTABLISHED),
         timeout: Some(ESTABLISHED),
         counters: None,
+        started: None,
     }
 }
 

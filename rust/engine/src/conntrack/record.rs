@@ -144,6 +144,7 @@ impl<A: Address> Hot<A> {
 /// The part that only new, changing and ending flows touch, and TCP's windows.
 #[derive(Clone, Debug)]
 pub(crate) struct Cold {
+    /// When it began; see [`crate::clock::between`].
     pub(crate) created: Tick,
     /// The backend's record in the ledger.
     pub(crate) backend: u32,

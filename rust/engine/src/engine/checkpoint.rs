@@ -220,11 +220,8 @@ impl Engine {
         let hot = Hot { deadline, ..hot.clone() };
         let (is_leased, source) = (hot.has(Hot::<A>::LEASED), hot.ends(Direction::Original).src);
         let claim = Claim::of_flow(&hot);
-        if family
-            .flows
-            .insert(hot, now.saturating_sub(saved.age.saturating_add(away)), id, saved.tracking)
-            .is_err()
-        {
+        let created = now.wrapping_sub(saved.age.saturating_add(away));
+        if family.flows.insert(hot, created, id, saved.tracking).is_err() {
             shared.ledger.close_flow(id, state, [0; 2], [0; 2]);
             return false;
         }

@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
-use crate::clock::{Stamp, Tick, ticks};
+use crate::clock::{Stamp, Tick, between, ticks, whole_ticks};
 use crate::config::OffloadedPackets;
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
@@ -62,6 +62,8 @@ pub struct KernelFlow {
     pub timeout: Option<u32>,
     /// Packets and bytes by direction, where the kernel counts them.
     pub counters: Option<[(u64, u64); 2]>,
+    /// Nanoseconds since it began, where the kernel remembers that.
+    pub age: Option<u64>,
 }
 
 impl KernelFlow {
@@ -200,7 +202,7 @@ impl Engine {
             return Outcome::Keep;
         };
         shared.rehome(family, id, shared.home(family, id));
-        let age = now.saturating_sub(family.flows.cold(id).created);
+        let age = between(family.flows.cold(id).created, now);
         // An entry that is ended between SYN and ACK makes the ACK a stranger.
         if standing != Standing::Listed && is_half_open(flow) && age >= ticks(UNANSWERED) {
             shared.end_flow(family, id);
@@ -366,7 +368,8 @@ impl Shared {
             packets: [0; 2],
             bytes: [0; 2],
         };
-        let Ok(id) = family.flows.insert(hot, now, backend, Tracking::default()) else {
+        let created = now.wrapping_sub(flow.age.map_or(0, whole_ticks));
+        let Ok(id) = family.flows.insert(hot, created, backend, Tracking::default()) else {
             self.ledger.close_flow(backend, state::<A>(flow), [0; 2], [0; 2]);
             return None;
         };

@@ -388,7 +388,7 @@ impl Engine {
             .iter_in(records)
             .filter(move |&(id, hot, cold)| {
                 hot.is_alive(now)
-                    && cold.created <= listing.since
+                    && clock::between(cold.created, now) >= clock::between(listing.since, now)
                     && self.matches(family, id, hot, &listing.filter)
             })
             .map(|(id, ..)| id)
@@ -474,7 +474,7 @@ impl Engine {
             masquerade: hot.has(Hot::<A>::MASQUERADE) || reply.dst != original.src,
             packets,
             bytes: hot.bytes,
-            age: clock::seconds(now.saturating_sub(created)),
+            age: clock::seconds(clock::between(created, now)),
             timeout: clock::seconds(hot.deadline.saturating_sub(now)),
         }
     }

@@ -16,7 +16,7 @@
 
 use super::state::{FamilyState, Shared};
 use super::translate::is_torn;
-use crate::clock::Tick;
+use crate::clock::{Tick, between};
 use crate::config::{InvalidTcp, OffloadedPackets};
 use crate::conntrack::state::{State, stream_age};
 use crate::conntrack::tcp::{Progress, Tracking};
@@ -239,7 +239,7 @@ impl Shared {
     ) -> Step {
         let now = self.clock.tick();
         let state = match state {
-            State::Udp if is_replied && now.saturating_sub(cold.created) >= stream_age() => {
+            State::Udp if is_replied && between(cold.created, now) >= stream_age() => {
                 State::UdpStream
             }
             state if headers.layer4 == Layer4::Sctp => {

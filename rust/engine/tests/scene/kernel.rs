@@ -23,5 +23,6 @@ pub(crate) fn kernel_flow(
         state: (protocol == Protocol::TCP).then_some(1),
         timeout: Some(100),
         counters: None,
+        age: None,
     }
 }

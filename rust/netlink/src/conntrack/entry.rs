@@ -6,11 +6,13 @@ use super::uapi::{
     CTA_COUNTERS_BYTES, CTA_COUNTERS_ORIG, CTA_COUNTERS_PACKETS, CTA_COUNTERS_REPLY, CTA_HELP,
     CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_MARK,
     CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTOINFO, CTA_PROTOINFO_STATE,
-    CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_STATUS, CTA_SYNPROXY, CTA_TIMEOUT, CTA_TUPLE_IP,
-    CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_USE, CTA_ZONE,
-    IPS_ASSURED, IPS_HELPER, IPS_NAT_CLASH, IPS_SEEN_REPLY, IPS_SEQ_ADJUST,
+    CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_STATUS, CTA_SYNPROXY, CTA_TIMEOUT, CTA_TIMESTAMP,
+    CTA_TIMESTAMP_START, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY,
+    CTA_TUPLE_ZONE, CTA_USE, CTA_ZONE, IPS_ASSURED, IPS_HELPER, IPS_NAT_CLASH, IPS_SEEN_REPLY,
+    IPS_SEQ_ADJUST,
 };
 use crate::attribute::{HEADER, attributes, find, number, put, put_nest};
+use crate::socket::{monotonic, since_epoch};
 
 /// Source and destination of one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -58,6 +60,9 @@ pub struct Entry {
     pub timeout: Option<u32>,
     /// Packets and bytes by direction, where the kernel counts them (`nf_conntrack_acct`).
     pub counters: Option<[(u64, u64); 2]>,
+    /// When it began, in nanoseconds of the wall clock, where the kernel remembers that
+    /// (`nf_conntrack_timestamp`); dumps and ends tell it.
+    pub started: Option<u64>,
 }
 
 impl Entry {
@@ -66,7 +71,7 @@ impl Entry {
     pub fn parse(message: &[u8]) -> Option<Self> {
         let (mut original, mut reply) = (None, None);
         let (mut id, mut mark, mut uses, mut status) = (None, None, None, 0);
-        let (mut state, mut timeout) = (None, None);
+        let (mut state, mut timeout, mut started) = (None, None, None);
         let mut counters = [None, None];
         let mut is_special = false;
         for (kind, value) in attributes(message.get(HEADER..)?) {
@@ -89,6 +94,7 @@ impl Entry {
                     state =
                         find(nested, CTA_PROTOINFO_STATE).and_then(|value| value.first().copied());
                 }
+                CTA_TIMESTAMP => started = number64(value, CTA_TIMESTAMP_START),
                 CTA_COUNTERS_ORIG => counters[0] = counters_of(value),
                 CTA_COUNTERS_REPLY => counters[1] = counters_of(value),
                 _ => {}
@@ -110,7 +116,16 @@ impl Entry {
             timeout,
             // The kernel sends the counters of both directions or none.
             counters: counters[0].zip(counters[1]).map(|(there, back)| [there, back]),
+            started,
         })
+    }
+
+    /// Nanoseconds since it began, where the kernel remembers that. The wall clock may have been
+    /// set since: nothing has begun ahead of us, and nothing is older than the machine's run.
+    #[must_use]
+    pub fn age(&self) -> Option<u64> {
+        let age = since_epoch().checked_sub(self.started?)?;
+        (age <= monotonic()).then_some(age)
     }
 }
 
@@ -133,8 +148,12 @@ fn tuple(value: &[u8]) -> Option<(u8, Ends)> {
 }
 
 fn counters_of(value: &[u8]) -> Option<(u64, u64)> {
-    let read = |kind| find(value, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes));
-    Some((read(CTA_COUNTERS_PACKETS)?, read(CTA_COUNTERS_BYTES)?))
+    Some((number64(value, CTA_COUNTERS_PACKETS)?, number64(value, CTA_COUNTERS_BYTES)?))
+}
+
+/// A number of 64 bits among nested attributes.
+fn number64(nest: &[u8], kind: u16) -> Option<u64> {
+    find(nest, kind)?.first_chunk().map(|&bytes| u64::from_be_bytes(bytes))
 }
 
 /// A tuple, or what is known of one.
@@ -196,6 +215,9 @@ mod tests {
             put_nest(bytes, CTA_PROTOINFO, |bytes| {
                 put_nest(bytes, 1, |bytes| put(bytes, CTA_PROTOINFO_STATE, &[3]));
             });
+            put_nest(bytes, CTA_TIMESTAMP, |bytes| {
+                put(bytes, CTA_TIMESTAMP_START, &1_700_000_000_000_000_000u64.to_be_bytes());
+            });
             for (kind, packets) in [(CTA_COUNTERS_ORIG, 7u64), (CTA_COUNTERS_REPLY, 8)] {
                 put_nest(bytes, kind, |bytes| {
                     put(bytes, CTA_COUNTERS_PACKETS, &packets.to_be_bytes());
@@ -218,8 +240,31 @@ mod tests {
                 state: Some(3),
                 timeout: Some(300),
                 counters: Some([(7, 700), (8, 800)]),
+                started: Some(1_700_000_000_000_000_000),
             })
         );
+    }
+
+    #[test]
+    fn a_flow_has_an_age_where_its_beginning_is_known() {
+        let begun = |nanoseconds: Option<u64>| {
+            let bytes = message(|bytes| {
+                put_ends(bytes, 6, ends("10.0.0.1:1", "10.0.0.2:2"));
+                put_reply(bytes, 6, ends("10.0.0.2:2", "10.0.0.1:1"));
+                if let Some(time) = nanoseconds {
+                    put_nest(bytes, CTA_TIMESTAMP, |bytes| {
+                        put(bytes, CTA_TIMESTAMP_START, &time.to_be_bytes());
+                    });
+                }
+            });
+            Entry::parse(&bytes).expect("a flow").age()
+        };
+        let second = 1_000_000_000;
+        let age = begun(Some(since_epoch() - second)).expect("it is known");
+        assert!((second..60 * second).contains(&age), "{age}");
+        assert_eq!(begun(None), None);
+        assert_eq!(begun(Some(since_epoch() + 60 * second)), None, "the wall clock was set back");
+        assert_eq!(begun(Some(second)), None, "it was set when the machine came to know the time");
     }
 
     #[test]

@@ -354,6 +354,7 @@ mod tests {
             state: None,
             timeout: None,
             counters: None,
+            started: None,
         };
         let to = |text: &str| Some(text.parse().expect("an address"));
         let every = Selection { protocol: 17, family: Family::V4, destination: None };

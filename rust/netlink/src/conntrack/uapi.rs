@@ -25,6 +25,9 @@ pub(super) const CTA_ID: u16 = 12;
 pub(super) const CTA_SEQ_ADJ_ORIG: u16 = 15;
 pub(super) const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub(super) const CTA_ZONE: u16 = 18;
+/// Where `nf_conntrack_timestamp` was 1 when the flow began.
+pub(super) const CTA_TIMESTAMP: u16 = 20;
+pub(super) const CTA_TIMESTAMP_START: u16 = 1;
 pub(super) const CTA_SYNPROXY: u16 = 24;
 /// From Linux 6.14 on.
 pub(super) const CTA_TIMESTAMP_EVENT: u16 = 27;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::clock::Tick;
+use crate::clock::{Tick, between};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
 use crate::conntrack::{Hot, STALE};
@@ -152,7 +152,7 @@ impl Writer {
             self.u16(ends.dport);
         }
         self.u32(hot.deadline - now);
-        self.u32(now.saturating_sub(cold.created));
+        self.u32(between(cold.created, now));
         self.u32(service);
         self.u16(backend_port);
         for number in hot.packets.into_iter().map(u64::from).chain(hot.bytes) {
