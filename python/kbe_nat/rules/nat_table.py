@@ -183,6 +183,8 @@ class NatTableWriter:
             "ct status & confirmed != 0 accept",
             f"{_ours(ip)} goto queue-bypass",
             *(f"{ip} daddr {text} goto queue-no-bypass" for text in _portless(table)),
+            # Answers, too, of a connection that others have deleted from conntrack.
+            f"ct state new {IN_THE_MIDDLE} goto queue-bypass",
         )
         hooks = {
             f"{hook}-new": (
@@ -212,6 +214,8 @@ class NatTableWriter:
         hook_lines = (
             f"{_ours(ip)} goto frontend",
             *(f"{ip} daddr {text} goto verdict" for text in _portless(table)),
+            # One of a connection that the engine does not know goes on as it is.
+            f"{IN_THE_MIDDLE} {self._verdict_lines()[-1]}",
         )
         icmp = "icmpv6" if table.family == Family.IPV6 else "icmp"
         reset = ("meta l4proto tcp reject with tcp reset",) if table.resets_tcp else ()
@@ -475,6 +479,7 @@ OPENINGS: Final = (
 """Packets with which a flow begins. Conntrack calls others new too, in the middle of a connection
 that it does not know.
 """
+IN_THE_MIDDLE: Final = "tcp flags & (syn | rst) == 0x0"
 HAIRPIN: Final = "ct status dnat {ip} saddr . {ip} daddr @hairpins masquerade fully-random"
 FRONTEND_TYPE: Final = "type {address} . inet_proto . inet_service"
 SET_TYPES: Final[Mapping[NatSet, str]] = {

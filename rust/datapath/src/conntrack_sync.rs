@@ -103,7 +103,7 @@ impl ConntrackSync {
         events: &mut Events,
         requests: &mut Requests,
     ) -> io::Result<()> {
-        let mut changes = Vec::new();
+        let (mut changes, mut forgotten) = (Vec::new(), Vec::new());
         let (mut newest_full, mut pace) = (None::<Instant>, Pace::new());
         let mut frontends = PacedSelections::new(Instant::now());
         let mut budget = Budget::new(Instant::now());
@@ -145,7 +145,10 @@ impl ConntrackSync {
             if !events.receive(patience, &mut changes)? {
                 self.note_overrun(&mut pace)?;
             }
-            budget.spend(self.apply(engine, &changes)?);
+            budget.spend(self.apply(engine, &changes, &mut forgotten)?);
+            // They go on whoever sends next, and not with the client's next packet alone.
+            requests.restore(&forgotten)?;
+            forgotten.clear();
             changes.clear();
             // Other threads delete flows from the engine, and leave the kernel to this one.
             self.end_orphans(engine, requests)?;
@@ -286,8 +289,14 @@ impl ConntrackSync {
     }
 
     /// Tells the engine what happened. Returns how many flows have changed, those of other programs
-    /// included.
-    fn apply(&self, engine: &Mutex<Engine>, changes: &[Change]) -> io::Result<usize> {
+    /// included. Adds to `forgotten` the entries that others have deleted of flows whose ends were
+    /// talking.
+    fn apply(
+        &self,
+        engine: &Mutex<Engine>,
+        changes: &[Change],
+        forgotten: &mut Vec<Entry>,
+    ) -> io::Result<usize> {
         let updates = changes.iter().filter(|change| matches!(change, Change::Updated(_))).count();
         self.changes.fetch_add((changes.len() - updates) as u64, Ordering::Relaxed);
         // Ahead of the engine, whose events lead watchers here.
@@ -310,10 +319,12 @@ impl ConntrackSync {
                         let _ = engine.observe(now, &kernel_flow(entry), None);
                     }
                     Change::Updated(entry) => engine.note_update(now, &kernel_flow(entry)),
-                    Change::Ended(_) => {
+                    Change::Ended(entry) => {
                         let ended = ended.next().flatten();
-                        let is_forgotten = ended.is_some_and(|flow| engine.note_end(now, &flow));
-                        self.forgotten.fetch_add(u64::from(is_forgotten), Ordering::Relaxed);
+                        if ended.is_some_and(|flow| engine.note_end(now, &flow)) {
+                            self.forgotten.fetch_add(1, Ordering::Relaxed);
+                            forgotten.extend(is_restored(entry).then(|| entry.clone()));
+                        }
                     }
                 }
             }
@@ -421,6 +432,12 @@ impl ConntrackSync {
         }
         Ok(())
     }
+}
+
+/// Whether the kernel is to track a flow again that others have deleted. Conntrack's own records of
+/// helpers, of shifted sequence numbers and of SCTP are lost.
+fn is_restored(entry: &Entry) -> bool {
+    matches!(Protocol(entry.protocol), Protocol::TCP | Protocol::UDP) && !entry.needs_conntrack
 }
 
 /// A flow of the kernel as the engine takes it.

@@ -219,6 +219,11 @@ fn verdict_message<'a>(
             payload: Some(payload),
             ..accepted
         },
+        // An answer of a connection that the kernel was made to forget. Only the client's next
+        // packet can tell the kernel how to translate it; as it is, the client would reset it.
+        (Action::Translate, Rewrite::Mark(_)) if verdict.flags & Verdict::REPLY != 0 => {
+            VerdictMessage { verdict: NfVerdict::Drop, ..accepted }
+        }
         (Action::Translate, Rewrite::Mark(backend_ids)) => match backend_ids.mark_of(payload) {
             Some(id) => {
                 let mark = backend_ids.clear(mark) | id | marks.flow | masquerade(verdict, marks);

@@ -132,13 +132,19 @@ impl Shared {
                 let is_reopened = is_opening && is_over;
                 return if is_reopened { Fate::Over(Ending::Reopened) } else { Fate::Pass };
             }
+            let is_opening = headers.tcp_flags(packet).is_some_and(Flags::is_opening);
+            let has_left = family.flows.has_left_kernel(id, self.clock.tick());
+            // The event that the kernel was made to forget a connection may be on its way still.
+            let goes_on = has_left && hot.state == State::TcpEstablished && !is_opening;
+            if has_left && !goes_on {
+                return Fate::Over(Ending::LeftKernel);
+            }
             let due = match self.review(family, id, direction) {
                 Ok(due) => due,
                 Err(ending) => return Fate::Over(ending),
             };
             // A forgotten flow's generation is stale, so no other place need ask this.
-            if hot.has(Hot::<A>::FORGOTTEN) {
-                let is_opening = headers.tcp_flags(packet).is_some_and(Flags::is_opening);
+            if goes_on || hot.has(Hot::<A>::FORGOTTEN) {
                 return if is_opening { Fate::Over(Ending::Reopened) } else { Fate::Resume(due) };
             }
             review = Some(due);
@@ -173,10 +179,8 @@ impl Shared {
         direction: Direction,
     ) -> Result<Review, Ending> {
         let (hot, now) = (family.flows.hot(id), self.clock.tick());
-        if family.flows.has_left_kernel(id, now) {
-            return Err(Ending::LeftKernel);
-        }
-        if hot.is_expired(now) {
+        // No deadline ends a flow that the kernel carries.
+        if hot.is_expired(now) && !hot.has(Hot::<A>::OFFLOADED) {
             return Err(Ending::Expired);
         }
         // The frontend may have moved to another service port under the new tables; that one's list

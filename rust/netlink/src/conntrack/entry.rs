@@ -163,11 +163,22 @@ pub(super) fn put_tuple(
     src: Option<SocketAddr>,
     dst: Option<SocketAddr>,
 ) {
+    put_tuple_as(bytes, CTA_TUPLE_ORIG, protocol, src, dst);
+}
+
+/// The same, of the direction `kind`.
+pub(super) fn put_tuple_as(
+    bytes: &mut Vec<u8>,
+    kind: u16,
+    protocol: u8,
+    src: Option<SocketAddr>,
+    dst: Option<SocketAddr>,
+) {
     let ends = [
         (src, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT),
         (dst, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT),
     ];
-    put_nest(bytes, CTA_TUPLE_ORIG, |bytes| {
+    put_nest(bytes, kind, |bytes| {
         put_nest(bytes, CTA_TUPLE_IP, |bytes| {
             // In a filter an end may be open: the kernel compares the fields that are put.
             for (end, v4, v6, _) in ends {

@@ -1,15 +1,18 @@
 //! Requests about the kernel's flows: to dump them, to end one, to read its counters.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::entry::{Ends, Entry, put_tuple};
+use super::entry::{Ends, Entry, put_tuple, put_tuple_as};
 use super::uapi::{
-    CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_PROTOINFO, CTA_PROTOINFO_TCP,
-    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_STATS_DROP,
-    CTA_STATS_INSERT_FAILED, CTA_TIMEOUT, FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM,
-    IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_NEW,
-    NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_BE_LIBERAL, TCP_FLAG_DATA_UNACKNOWLEDGED,
+    CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_MARK, CTA_NAT_DST, CTA_NAT_PROTO, CTA_NAT_SRC,
+    CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP, CTA_PROTOINFO, CTA_PROTOINFO_STATE, CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY, CTA_PROTONAT_PORT_MAX,
+    CTA_PROTONAT_PORT_MIN, CTA_STATS_DROP, CTA_STATS_INSERT_FAILED, CTA_STATUS, CTA_TIMEOUT,
+    CTA_TUPLE_REPLY, FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM, IPCTNL_MSG_CT_DELETE,
+    IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_NEW, IPS_ASSURED, IPS_CONFIRMED,
+    IPS_SEEN_REPLY, NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_BE_LIBERAL,
+    TCP_FLAG_DATA_UNACKNOWLEDGED,
 };
 use crate::attribute::{
     ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nest,
@@ -222,6 +225,45 @@ impl Requests {
         Ok(())
     }
 
+    /// Has the kernel track flows again that others have deleted, with the translation, the state
+    /// and the timeout of these entries. A flow whose ends another one has by now stays away, but
+    /// datagrams that went on untranslated make room. Cost: some microseconds each, a system call
+    /// for [`MANY`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn restore(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let mut refused = self.create(entries)?;
+        // The next datagram may be quicker, and others may be deleting still.
+        for _ in 0..TRIES {
+            refused.retain(|entry| entry.protocol == UDP);
+            for entry in &refused {
+                if let Some(stranger) = self.get(UDP, entry.reply)? {
+                    self.end(UDP, entry.reply, stranger.id)?;
+                }
+            }
+            refused = self.create(&refused)?;
+        }
+        Ok(())
+    }
+
+    /// Creates entries, and returns those that the kernel has refused.
+    fn create(&mut self, entries: &[Entry]) -> io::Result<Vec<Entry>> {
+        let mut refused = Vec::new();
+        for chunk in entries.chunks(MANY) {
+            let mut datagram = Vec::new();
+            for (sequence, entry) in (0..).zip(chunk) {
+                put_creation(&mut datagram, sequence, entry);
+            }
+            self.0.ask_each(&datagram, |kind, message| {
+                if kind == ERROR {
+                    refused.extend(chunk.get(sequence(message) as usize).cloned());
+                }
+            })?;
+        }
+        Ok(refused)
+    }
+
     /// The counters, summed over all processors.
     ///
     /// # Errors
@@ -288,6 +330,62 @@ fn put_change(
     finish(bytes, start);
 }
 
+/// Appends a request to create a flow. Only an error is answered.
+fn put_creation(bytes: &mut Vec<u8>, sequence: u32, entry: &Entry) {
+    let (original, reply) = (entry.original, entry.reply);
+    let head = Head {
+        subsystem: SUBSYSTEM,
+        kind: IPCTNL_MSG_CT_NEW as u8,
+        flags: (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16,
+        sequence,
+        family: Some(Family::of(&original.src)),
+        ..Head::default()
+    };
+    let start = open(bytes, head);
+    put_tuple(bytes, entry.protocol, Some(original.src), Some(original.dst));
+    // As if nothing were translated: the kernel sets up its NAT from the difference.
+    let (src, dst) = (Some(original.dst), Some(original.src));
+    put_tuple_as(bytes, CTA_TUPLE_REPLY, entry.protocol, src, dst);
+    let flags = [(entry.is_replied, IPS_SEEN_REPLY), (entry.is_assured, IPS_ASSURED)];
+    let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
+    let status = flags.fold(IPS_CONFIRMED, |status, (_, flag)| status | flag);
+    put(bytes, CTA_STATUS, &status.to_be_bytes());
+    put(bytes, CTA_TIMEOUT, &entry.timeout.unwrap_or(0).to_be_bytes());
+    if let Some(mark) = entry.mark {
+        put(bytes, CTA_MARK, &mark.to_be_bytes());
+    }
+    put_translation(bytes, CTA_NAT_DST, reply.src);
+    // Also where it stays: else the kernel takes another port if some flow has this one.
+    put_translation(bytes, CTA_NAT_SRC, reply.dst);
+    if let (TCP, Some(state)) = (entry.protocol, entry.state) {
+        // Nobody knows the windows of a connection in the middle.
+        let flags = [TCP_FLAG_BE_LIBERAL; 2];
+        put_nest(bytes, CTA_PROTOINFO, |bytes| {
+            put_nest(bytes, CTA_PROTOINFO_TCP, |bytes| {
+                put(bytes, CTA_PROTOINFO_STATE, &[state]);
+                put(bytes, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &flags);
+                put(bytes, CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags);
+            });
+        });
+    }
+    finish(bytes, start);
+}
+
+/// Appends what one end of a flow is translated to.
+fn put_translation(bytes: &mut Vec<u8>, kind: u16, end: SocketAddr) {
+    put_nest(bytes, kind, |bytes| {
+        match end.ip() {
+            IpAddr::V4(address) => put(bytes, CTA_NAT_V4_MINIP, &address.octets()),
+            IpAddr::V6(address) => put(bytes, CTA_NAT_V6_MINIP, &address.octets()),
+        }
+        put_nest(bytes, CTA_NAT_PROTO, |bytes| {
+            for bound in [CTA_PROTONAT_PORT_MIN, CTA_PROTONAT_PORT_MAX] {
+                put(bytes, bound, &end.port().to_be_bytes());
+            }
+        });
+    });
+}
+
 /// Appends a request to show a flow.
 fn put_question(bytes: &mut Vec<u8>, sequence: u32, protocol: u8, original: Ends) {
     let head = Head {
@@ -329,7 +427,10 @@ fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
 const CHUNK: usize = 256;
 /// Flows that are changed by one system call. Their answers fit into a socket's buffer.
 const MANY: usize = 64;
+/// Further attempts to create entries.
+const TRIES: usize = 3;
 const TCP: u8 = libc::IPPROTO_TCP as u8;
+const UDP: u8 = libc::IPPROTO_UDP as u8;
 const ESTABLISHED_TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
 /// The kernel's default.
 const FIVE_DAYS: u32 = 432_000;

@@ -6,6 +6,7 @@ pub(super) const DELETED_FLOW: u16 = SUBSYSTEM << 8 | IPCTNL_MSG_CT_DELETE as u1
 pub(super) const IPCTNL_MSG_CT_NEW: u16 = 0;
 pub(super) const IPS_SEEN_REPLY: u32 = 1 << 1;
 pub(super) const IPS_ASSURED: u32 = 1 << 2;
+pub(super) const IPS_CONFIRMED: u32 = 1 << 3;
 pub(super) const IPS_SEQ_ADJUST: u32 = 1 << 6;
 /// Conntrack has chosen its helper by itself.
 pub(super) const IPS_HELPER: u32 = 1 << 13;
@@ -16,12 +17,14 @@ pub(super) const CTA_TUPLE_REPLY: u16 = 2;
 pub(super) const CTA_STATUS: u16 = 3;
 pub(super) const CTA_PROTOINFO: u16 = 4;
 pub(super) const CTA_HELP: u16 = 5;
+pub(super) const CTA_NAT_SRC: u16 = 6;
 pub(super) const CTA_TIMEOUT: u16 = 7;
 pub(super) const CTA_MARK: u16 = 8;
 pub(super) const CTA_COUNTERS_ORIG: u16 = 9;
 pub(super) const CTA_COUNTERS_REPLY: u16 = 10;
 pub(super) const CTA_USE: u16 = 11;
 pub(super) const CTA_ID: u16 = 12;
+pub(super) const CTA_NAT_DST: u16 = 13;
 pub(super) const CTA_SEQ_ADJ_ORIG: u16 = 15;
 pub(super) const CTA_SEQ_ADJ_REPLY: u16 = 16;
 pub(super) const CTA_ZONE: u16 = 18;
@@ -41,6 +44,12 @@ pub(super) const CTA_IP_V6_DST: u16 = 4;
 pub(super) const CTA_PROTO_NUM: u16 = 1;
 pub(super) const CTA_PROTO_SRC_PORT: u16 = 2;
 pub(super) const CTA_PROTO_DST_PORT: u16 = 3;
+/// Of what an end is translated to.
+pub(super) const CTA_NAT_V4_MINIP: u16 = 1;
+pub(super) const CTA_NAT_PROTO: u16 = 3;
+pub(super) const CTA_NAT_V6_MINIP: u16 = 4;
+pub(super) const CTA_PROTONAT_PORT_MIN: u16 = 1;
+pub(super) const CTA_PROTONAT_PORT_MAX: u16 = 2;
 pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
 /// The same number for TCP and SCTP.
 pub(super) const CTA_PROTOINFO_STATE: u16 = 1;

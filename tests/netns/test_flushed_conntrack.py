@@ -1,0 +1,124 @@
+"""Others delete conntrack's entries while flows of which the endpoint sends first are live."""
+
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from harness.cached import TABLE, await_backend, cached_node, counters
+from harness.clients import FAMILIES, PORT, Clients, endpoints, service
+from harness.daemons import Daemon
+from harness.programs import PUSHER
+from harness.stage import OFFLOADING_DATAPATHS, served
+from harness.waiting import eventually
+from kbe_nat.family import Family
+from kbe_nat.rules.rule import DatapathKind
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+PUSHED = {Family.IPV4: "172.30.0.57", Family.IPV6: "fd00:30::57"}
+POD_END = {Family.IPV4: "172.17.0.3", Family.IPV6: "[fd00:17::3]"}
+COUNT = 200
+
+
+@pytest.fixture
+def datapath() -> DatapathKind:
+    """Where a test does not say it."""
+    return DatapathKind.FIRST_PACKET
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, datapath: DatapathKind) -> Iterator[Daemon]:
+    """It serves a pod that talks by itself."""
+    with cached_node(tmp_path) as made:
+        made.datapath = datapath
+        served(made.cluster.pods[0], PUSHER, "5002")
+        for family in Family:
+            pushed = service(family, "pushed", PUSHED[family])
+            slices = endpoints(family, "a", name="pushed")
+            text = (pushed + slices).replace("targetPort: 9953", "targetPort: 5002")
+            made.write(f"pushed{family}.yaml", text.replace("port: 9953", "port: 5002"))
+        made.start()
+        for family in Family:
+            await_backend(made, f"{POD_END[family]}:5002")
+        yield made
+
+
+def has_forgotten(daemon: Daemon, count: int) -> bool:
+    return counters(daemon)["flows-forgotten"] >= count
+
+
+def tuples(daemon: Daemon, family: Family) -> list[tuple[str, str]]:
+    """Of each flow of the clients to the frontend, their port, and the one that is answered to."""
+    rows = daemon.cluster.node.call("conntrack", "-L", "-f", f"ipv{family}").splitlines()
+    return [
+        (row.split("sport=")[1].split()[0], row.rsplit("dport=")[-1].split()[0])
+        for row in rows
+        if f" dst={PUSHED[family]} " in row
+    ]
+
+
+def silent(clients: Clients, seconds: float) -> int:
+    """How many clients hear nothing within this time, or that their connection is over."""
+    with selectors.DefaultSelector() as selector:
+        for client in clients.sockets:
+            client.setblocking(False)
+            while True:
+                try:
+                    if not client.recv(1 << 16):
+                        break
+                except BlockingIOError:
+                    selector.register(client, selectors.EVENT_READ)
+                    break
+                except OSError:
+                    break
+        deadline, heard = time.monotonic() + seconds, 0
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _ in selector.select(deadline - time.monotonic()):
+                own = key.fileobj
+                assert isinstance(own, socket.socket)
+                selector.unregister(own)
+                with suppress(OSError):
+                    heard += bool(own.recv(1 << 16))
+    return len(clients.sockets) - heard
+
+
+@OFFLOADING_DATAPATHS
+@FAMILIES
+@PROTOCOLS
+@pytest.mark.parametrize("flag", ["-F", "-D"])
+def test_f139_flows_go_on_whose_entries_others_delete_while_the_endpoint_talks(
+    daemon: Daemon, family: Family, protocol: str, flag: str
+) -> None:
+    selection = ("-p", protocol) if flag == "-D" else ()
+    command = ("conntrack", flag, "-f", f"ipv{family}", *selection)
+    to = (PUSHED[family], PORT)
+    with Clients(daemon.cluster, family, COUNT, KINDS[protocol], to) as clients:
+        for client in clients.sockets:
+            client.send(b"begin")
+        assert not silent(clients, 10)
+        if daemon.datapath is DatapathKind.CACHED:
+            eventually(lambda: counters(daemon)["cache-proposed"] >= COUNT)
+        for turn in (1, 2, 3):
+            daemon.cluster.node.call(*command)
+            eventually(partial(has_forgotten, daemon, turn * COUNT))
+        assert silent(clients, 10) == 0
+        entries = tuples(daemon, family)
+        assert len(entries) == COUNT
+        assert all(source == answered for source, answered in entries), "each keeps its port"
+
+
+@FAMILIES
+def test_f139_connections_to_an_endpoint_itself_go_on_too(daemon: Daemon, family: Family) -> None:
+    node, to = daemon.cluster.node, (POD_END[family].strip("[]"), 5002)
+    (daemon.folder / "rules").write_text(TABLE % "meta mark != 0 counter drop")
+    node.call("nft", "-f", str(daemon.folder / "rules"))
+    with Clients(daemon.cluster, family, 20, socket.SOCK_STREAM, to) as clients:
+        for _ in range(3):
+            node.call("conntrack", "-F", "-f", f"ipv{family}")
+            assert silent(clients, 10) == 0, "and no packet has a mark of ours"
