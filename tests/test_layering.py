@@ -64,6 +64,7 @@ CRATES = {
 }
 PYTHON = {
     "collector": "",
+    "counting": "",
     "_native": "",
     "errors": "",
     "extras": "errors",
@@ -85,16 +86,16 @@ PYTHON = {
     "metrics": "family _native model",
     "client": "errors",
     "explain": "_native family kubeproxy model packets policy rules",
-    "daemon": "family collector _native client commands control datapath drivers errors explain "
-    "kubeproxy metrics model packets policy rules server sources version words",
+    "daemon": "family collector counting _native client commands control datapath drivers errors "
+    "explain kubeproxy metrics model packets policy rules server sources version words",
     "doctor": "daemon datapath drivers errors extras rules",
     "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
-    "cli": "_native cli_words client daemon doctor drivers engine_tables errors explain extras "
-    "family interrupt kubeproxy lab model packets playground policy rules shadow sources version "
-    "words",
+    "cli": "_native cli_words client counting daemon doctor drivers engine_tables errors explain "
+    "extras family interrupt kubeproxy lab model packets playground policy rules shadow sources "
+    "version words",
     "cli_names": "sources",
     "cli_words": "cli_names",
     "session": "_native words",

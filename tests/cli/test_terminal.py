@@ -12,8 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from harness.captures import pcap
 from harness.full_engine import VIP, controller_with, verbs_of
-from harness.verbs import ROOT, SEED, WEIGHTED, Ran, all_on_terminal, on_terminal
+from harness.verbs import (
+    ROOT,
+    SEED,
+    START,
+    WEIGHTED,
+    Ran,
+    all_on_terminal,
+    handshake,
+    on_terminal,
+)
 from kbe_nat.cli.table import Table
 from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.datapath.every_packet import EveryPacket
@@ -192,6 +202,17 @@ def test_no_cell_in_the_middle_of_a_list_is_empty(ask: Ran) -> None:
         for row in rows:
             bounds = zip(starts, [*starts[1:], None], strict=True)
             assert all(row[start:end].strip() for start, end in bounds), (row, ends)
+
+
+def test_one_of_a_thing_is_no_plural(ask: Ran, tmp_path: Path) -> None:
+    [first] = {*handshake(1)[:1]}
+    capture = tmp_path / "one.pcap"
+    capture.write_bytes(pcap([(START, first)], 1))
+    _, out, _ = ask("replay", "-f", SEED, capture, "--compare", SEED, "--seed", "1")
+    assert out.startswith("1 packet of ") and "None of 1 flow would fare differently." in out
+    _, _, err = ask("explain", "-f", SEED, capture, "--packet", "2")
+    assert f"{capture} has 1 packet, so there is no number 2" in err
+    assert ": 3 active, 3 so far" in ask("describe", "svc", "web")[1]
 
 
 def test_top_ends_after_its_looks(ask: Ran) -> None:

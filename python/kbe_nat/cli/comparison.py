@@ -10,6 +10,7 @@ from kbe_nat import packets as wire
 from kbe_nat._native import ACTIONS, CAUSES, EXPIRY_BUDGET, Engine
 from kbe_nat.cli.original_packets import OriginalPackets
 from kbe_nat.cli.output import table
+from kbe_nat.counting import counted
 from kbe_nat.drivers.queue import NEW, VERDICT, Batch
 from kbe_nat.policy.plan import Plan
 
@@ -106,7 +107,7 @@ class Comparison(OriginalPackets):
         """All differences, for people."""
         changed, flows = len(self.differences), len(self.seen)
         if not changed:
-            return [f"None of {flows} flows would fare differently."]
+            return [f"None of {counted(flows, 'flow')} would fare differently."]
         counts = table("Flows that would fare differently", "service", *CHANGES, right=len(CHANGES))
         for service, numbers in self._counts().items():
             counts.add_row(
@@ -127,7 +128,13 @@ class Comparison(OriginalPackets):
             listed.add_row(
                 row.service, row.client, f"{row.protocol} {row.frontend}", row.before, row.after
             )
-        return [f"{changed} of {flows} flows would fare differently.", "", counts, "", listed]
+        return [
+            f"{changed} of {counted(flows, 'flow')} would fare differently.",
+            "",
+            counts,
+            "",
+            listed,
+        ]
 
     def _counts(self) -> dict[str, dict[str, int]]:
         counts = Counter((row.service, row.change) for row in self.differences.values())

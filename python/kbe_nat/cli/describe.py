@@ -85,7 +85,7 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
     ]
     for endpoint in row.endpoints:
         state = f", {endpoint.state}" if endpoint.state else ""
-        counts = f"{endpoint.active} connections now, {endpoint.flows} so far"
+        counts = f"{endpoint.active} active, {endpoint.flows} so far"
         if endpoint.connect:
             counts += f", answers in {_connect_time(endpoint.connect)}"
         lines.append((f"  {endpoint.backend}", f"weight {endpoint.weight}{state}: {counts}"))

@@ -22,6 +22,7 @@ from kbe_nat.cli.table import cut
 from kbe_nat.cli.terminal import is_drawn_on, terminal_width
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask
+from kbe_nat.counting import counted
 from kbe_nat.daemon.rows import DrainRow
 
 
@@ -132,5 +133,5 @@ def _print_looks(looks: Iterable[list[DrainRow]], output: Output) -> None:
 
 
 def _line(row: DrainRow) -> str:
-    count = "1 connection" if row.remaining == 1 else f"{row.remaining} connections"
-    return f"{row.backend}: {count} left after {row.seconds:.0f} s"
+    connections = counted(row.remaining, "connection")
+    return f"{row.backend}: {connections} left after {row.seconds:.0f} s"

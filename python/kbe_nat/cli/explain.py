@@ -32,6 +32,7 @@ from kbe_nat.cli.kinds import service_name
 from kbe_nat.cli.output import bold, show, show_document, show_rows, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import ask, ask_rows
+from kbe_nat.counting import counted
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import SettingError
@@ -279,7 +280,9 @@ def _explain_in_capture(engine: Engine, capture: Path, number: int) -> tuple[byt
             engine.expire(batch.now, EXPIRY_BUDGET)
             before -= len(batch)
     total = number - 1 - before
-    raise SettingError("--packet", f"{capture} has {total} packets, so there is no number {number}")
+    raise SettingError(
+        "--packet", f"{capture} has {counted(total, 'packet')}, so there is no number {number}"
+    )
 
 
 def _show_all(

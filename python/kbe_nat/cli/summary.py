@@ -8,6 +8,7 @@ import msgspec
 from kbe_nat._native import ServiceStats, Stats
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
+from kbe_nat.counting import counted
 from kbe_nat.explain import verdict_word
 from kbe_nat.model import join_address, port_parts
 
@@ -116,7 +117,7 @@ def tables(result: ReplayRow) -> list[Any]:
         for name, number in result.actions.items()
         if number
     )
-    total = f"{result.packets} packets of {result.capture}, seed {result.seed}"
+    total = f"{counted(result.packets, 'packet')} of {result.capture}, seed {result.seed}"
     title = f"{total}: {actions or 'no packet'}"
     carried = table(
         "Services",

@@ -18,11 +18,6 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def counted(number: int, noun: str) -> str:
-    """So many things, in one word for one of them and with an s for others."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def log_to_stderr(form: LogFormat, verbosity: int) -> None:
     """Send all log lines to standard error: warnings and events with verbosity 0, details from 1
     on.

@@ -36,6 +36,7 @@ from kbe_nat import __version__
 from kbe_nat.collector import collect_rarely, settle
 from kbe_nat.commands import GracePeriod
 from kbe_nat.control.controller import Controller
+from kbe_nat.counting import counted
 from kbe_nat.daemon import privileges
 from kbe_nat.daemon.checkpoints import CheckpointFile
 from kbe_nat.daemon.choices import Choices
@@ -46,7 +47,7 @@ from kbe_nat.daemon.facts import Facts, NodeFacts
 from kbe_nat.daemon.inherited_affinity import inherit_affinity
 from kbe_nat.daemon.live_settings import LiveSettings, set_conntrack
 from kbe_nat.daemon.liveness import Liveness
-from kbe_nat.daemon.logs import FACTS, counted
+from kbe_nat.daemon.logs import FACTS
 from kbe_nat.daemon.node_pages import NodePages
 from kbe_nat.daemon.node_server import NodeServer
 from kbe_nat.daemon.oom_score import set_oom_score

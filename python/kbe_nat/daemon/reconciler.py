@@ -10,8 +10,9 @@ import time
 from typing import Final
 
 from kbe_nat.control.controller import Controller
+from kbe_nat.counting import counted
 from kbe_nat.daemon.cluster_events import ClusterEvents
-from kbe_nat.daemon.logs import FACTS, ConditionLog, counted
+from kbe_nat.daemon.logs import FACTS, ConditionLog
 from kbe_nat.daemon.own_node import OwnNode
 from kbe_nat.daemon.tasks import describe_error
 from kbe_nat.errors import KbeNatError, ObjectError, RulesError
