@@ -84,7 +84,7 @@ def diagnose() -> Iterator[Check]:
         "forwarding",
         "net.ipv4.ip_forward",
         "1",
-        "packets of others are routed",
+        "IP forwarding is on",
         "clients on the wire are not served: set it to 1",
     )
     yield _setting(
@@ -99,8 +99,8 @@ def diagnose() -> Iterator[Check]:
         "net.ipv4.conf.all.send_redirects",
         "0",
         "none are sent",
-        "where refusals leave by the device that the packet came by, redirects may take their"
-        " place: set it to 0",
+        "an ICMP redirect may take the place of a rejection that leaves by the device of its packet:"
+        " set it to 0",
     )
     yield _setting(
         "bridges",
