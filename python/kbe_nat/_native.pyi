@@ -1440,7 +1440,8 @@ class Engine:
         incomplete_checksum: bool = False,
         captured: bool = False,
     ) -> Verdict:
-        """What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
+        """What is to be done with one packet, at `now` nanoseconds of a monotonic clock. A packet
+        begins with its IP header: an Ethernet frame is `malformed`.
 
         `interface` is the index of the device it came in by, 0 for the node's own. With
         `incomplete_checksum` the transport checksum is computed in full (a packet from a local
@@ -1500,7 +1501,8 @@ class Engine:
         One that lives throughout comes exactly once; one that begins after the call is left out.
         Cost: one walk of the table, page by page; packets are processed between two pages.
 
-        Raises `ArgumentError` for a filter that can match nothing.
+        Raises `ArgumentError` for a filter that is no protocol, state or address. A service port
+        that is not there has no flows; one that was removed keeps those that it had.
         """
 
     def flows_table(

@@ -12,7 +12,8 @@ use crate::verdict::{Verdict, release};
 
 #[pymethods]
 impl Engine {
-    /// What is to be done with one packet, at `now` nanoseconds of a monotonic clock.
+    /// What is to be done with one packet, at `now` nanoseconds of a monotonic clock. A packet
+    /// begins with its IP header: an Ethernet frame is `malformed`.
     ///
     /// `interface` is the index of the device it came in by, 0 for the node's own. With
     /// `incomplete_checksum` the transport checksum is computed in full (a packet from a local

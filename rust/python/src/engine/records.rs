@@ -26,7 +26,8 @@ impl Engine {
     /// One that lives throughout comes exactly once; one that begins after the call is left out.
     /// Cost: one walk of the table, page by page; packets are processed between two pages.
     ///
-    /// Raises `ArgumentError` for a filter that can match nothing.
+    /// Raises `ArgumentError` for a filter that is no protocol, state or address. A service port
+    /// that is not there has no flows; one that was removed keeps those that it had.
     #[pyo3(signature = (
         *, protocol = None, service = None, source = None, destination = None, backend = None,
         state = None, limit = None
