@@ -125,7 +125,7 @@ fuzz: build    ## run every fuzz target ten million times, guided by coverage; F
 
 wheel: .venv/release    ## build what is published, into dist: the wheel for x86_64 with glibc 2.17 or newer, and the sdist
 	rm -rf dist
-	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --out dist
+	maturin build --quiet --release --strip --zig --compatibility manylinux2014 --compression-level 9 --out dist
 	maturin sdist --out dist
 
 deb: wheel .venv/ready    ## build the Debian package of that wheel into dist, on Debian 12

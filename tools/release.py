@@ -19,7 +19,7 @@ import yaml
 
 ROOT: Final = Path(__file__).parent.parent
 TAG: Final = "cp311-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64"
-MAX_WHEEL: Final = 3 << 20
+MAX_WHEEL: Final = 5 << 19
 MAX_SDIST: Final = 3 << 20
 NEEDED: Final = ("LICENSE-MIT", "LICENSE-APACHE", ".cyclonedx.json", "_native.abi3.so", "py.typed")
 """Ends of names that a wheel has."""

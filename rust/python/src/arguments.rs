@@ -192,6 +192,10 @@ pub(crate) struct Octets(pub(crate) Vec<u8>);
 impl Argument<'_, '_> for Octets {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
         let py = object.py();
+        // A buffer of bytes, which most packets are, would be asked for its shape.
+        if let Ok(bytes) = object.cast::<PyBytes>() {
+            return Ok(Self(bytes.as_bytes().to_vec()));
+        }
         if let Ok(buffer) = PyBuffer::<u8>::get(object) {
             return buffer.to_vec(py).map(Self);
         }

@@ -92,5 +92,6 @@ fn process_bytes(
     let mut verdicts = Vec::with_capacity(packets.len());
     let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
     core::Engine::process_batch(&mut engine, now, &mut packets, &mut verdicts);
-    Ok(verdicts.into_iter().flat_map(core::Verdict::record).collect())
+    let records: Vec<[u8; 8]> = verdicts.into_iter().map(core::Verdict::record).collect();
+    Ok(records.into_flattened())
 }
