@@ -53,8 +53,8 @@ KEYS: Final = {
             "annotation of a Service",
             ", ".join(f"`{strategy}`" for strategy in Strategy),
             "how backends are chosen ([node.md](node.md#strategies)), in the place of"
-            " `--strategy`; `kbe-nat strategy set` goes before it until `kbe-nat strategy unset`, or until"
-            " the daemon ends",
+            " `--strategy`; `kbe-nat strategy set` goes before it until"
+            " `kbe-nat strategy unset`, or until the daemon ends",
             "the strategy of all",
         ),
         Key(

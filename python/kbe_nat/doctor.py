@@ -99,8 +99,8 @@ def diagnose() -> Iterator[Check]:
         "net.ipv4.conf.all.send_redirects",
         "0",
         "none are sent",
-        "an ICMP redirect may take the place of a rejection that leaves by the device of its packet:"
-        " set it to 0",
+        "an ICMP redirect may take the place of a rejection that leaves by the device of its"
+        " packet: set it to 0",
     )
     yield _setting(
         "bridges",
