@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_columns_without_room_are_named(socket: Path, capfd: pytest.CaptureFixtu
     assert "no room for type, external-ip, strategy" in said(60)
 
 
-@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}], ids=str)
 @pytest.mark.parametrize(
     "words",
     [EXPLAIN, ["top", "--iterations", "2", "-d", "0.1"], ["drain", VIP], ["get", "stats"]],
@@ -153,9 +154,45 @@ def test_top_says_what_is_not_counted_ahead_of_its_screen(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EveryPacket, "counts_bytes", lambda self: False)
-    words = ["top", "--iterations", "1", "-d", "0.1"]
-    text = all_on_terminal(words, 100, KBE_NAT_SOCKET=str(socket))
+    text = watched_top(socket, "\x1b[J")
     assert 0 <= text.find("packets and bytes are not counted; ") < text.find("\x1b[?1049h")
+
+
+def test_top_in_one_place_gives_the_terminal_back(socket: Path) -> None:
+    text = watched_top(socket, "service ")
+    assert text.startswith("\x1b[?1049h\x1b[?25l") and text.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_so_many_turns_of_top_stay_on_the_terminal(socket: Path) -> None:
+    words = ["top", "--iterations", "2", "-d", "0.1"]
+    code, text = on_terminal(words, 100, KBE_NAT_SOCKET=str(socket))
+    assert (code, text.count("packets/s,"), "\x1b[?1049h" in text) == (0, 2, False)
+
+
+def test_top_without_a_daemon_leaves_the_terminal_as_it_is(tmp_path: Path) -> None:
+    nowhere = tmp_path / "control.sock"
+    text = all_on_terminal(["top"], 100, KBE_NAT_SOCKET=str(nowhere))
+    assert text.startswith(f"kbe-nat: {nowhere}: no daemon answers here") and "\x1b" not in text
+
+
+def watched_top(socket: Path, awaited: str) -> str:
+    """All that `top` writes to a terminal, which is ended by Ctrl-C behind what is awaited."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "kbe_nat", "top", "-d", "0.1", "--socket", str(socket)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    environment.pop("NO_COLOR", None)
+    text = ""
+    with subprocess.Popen(command, stdout=slave, stderr=slave, env=environment) as process:
+        os.close(slave)
+        while awaited not in text:
+            text += os.read(master, 65536).decode()
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while more := os.read(master, 65536):
+                text += more.decode()
+        assert process.wait(30) == 130
+    os.close(master)
+    return text
 
 
 def test_top_of_nothing_says_so(ask: Ran) -> None:

@@ -10,6 +10,7 @@ from shutil import get_terminal_size
 from typing import Final
 
 from kbe_nat.cli.output import table
+from kbe_nat.cli.terminal import moves_cursor
 from kbe_nat.lab.standing import Standing, StandingRow
 
 
@@ -19,7 +20,7 @@ def run_progress(name: str, directory: Path) -> Iterator[Callable[[int, int], No
     place, without colours, else, or where the terminal cannot move up, as a line every
     `LINE_SECONDS`.
     """
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not moves_cursor(sys.stderr):
         yield _Lines(name).watch
         return
     screen = _Screen(name, Standing(directory))

@@ -14,8 +14,12 @@ def is_drawn_on(stream: IO[str] | None = None) -> bool:
     (no-color.org).
     """
     stream = sys.stdout if stream is None else stream
-    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return stream.isatty() and not is_plain
+    return moves_cursor(stream) and not os.environ.get("NO_COLOR")
+
+
+def moves_cursor(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal whose kind TERM says, and which is not the plainest."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def terminal_width() -> int | None:

@@ -85,7 +85,12 @@ def top(
     ] = 1.0,
     rows: Annotated[int, Flag("--rows", min=1, help="Endpoints that are shown, at most.")] = 30,
     looks: Annotated[
-        int, Flag("--iterations", min=0, help="Number of refreshes; 0: until Ctrl-C.")
+        int,
+        Flag(
+            "--iterations",
+            min=0,
+            help="Number of lists, which stay on the terminal; 0: one in place, until Ctrl-C.",
+        ),
     ] = 0,
     *,
     selection: SelectionSettings,
@@ -93,8 +98,8 @@ def top(
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
     """Show the busiest endpoints, again and again, until Ctrl-C: on a terminal in one place, into a
-    pipe one list behind the other, as `top -b` does. -o json prints one document a turn, on one
-    line.
+    pipe, and where --iterations says how many, one list behind the other, as `top -b` does. -o json
+    prints one document a turn, on one line.
 
     Examples:
       kbe-nat top
@@ -112,7 +117,8 @@ def top(
         for load in turns:
             show_next(document_of(load), document.output)
         return
-    if not is_drawn_on():
+    # Lists that were counted are to be read afterwards, and the other screen takes its own away.
+    if looks or not is_drawn_on():
         for place, load in enumerate(turns):
             show(*([""] if place else []), *_view(load))
             sys.stdout.flush()
