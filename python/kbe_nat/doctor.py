@@ -64,6 +64,7 @@ def diagnose() -> Iterator[Check]:
     privilege = _privilege()
     yield privilege
     runs, remains = _daemon()
+    surroundings = Surroundings.of(Commands())
     for check in (
         runs,
         remains,
@@ -72,14 +73,15 @@ def diagnose() -> Iterator[Check]:
         _datapath(),
         _flow_cache(),
         _standbys(),
-        _kube_proxy(),
+        _kube_proxy(surroundings),
     ):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
             yield msgspec.structs.replace(check, remedy="ask again with the privilege")
         else:
             yield check
-    yield from _neighbours(Surroundings.of(Commands()))
+    for check in _neighbours(surroundings):
+        yield _as_seen(check, surroundings)
     yield _setting(
         "forwarding",
         "net.ipv4.ip_forward",
@@ -118,6 +120,15 @@ def diagnose() -> Iterator[Check]:
         "install them" if absent else "",
     )
     yield from _packages()
+
+
+def _as_seen(check: Check, surroundings: Surroundings) -> Check:
+    """A check that found nothing is no finding where something could not be read."""
+    unread = [name for name in READERS[check.name] if name in surroundings.unread]
+    if check.state is not State.OK or not unread:
+        return check
+    finding = f"not known: {', '.join(unread)} cannot be read"
+    return Check(check.name, State.NOTE, finding, "ask again with the privilege")
 
 
 def _packages() -> Iterator[Check]:
@@ -242,10 +253,10 @@ def _rules() -> Check:
         return Check("rules", State.NOTE, str(error), remedy)
 
 
-def _kube_proxy() -> Check:
+def _kube_proxy(surroundings: Surroundings) -> Check:
     places = kube_proxy_rules(Commands())
     if not places:
-        return Check("kube-proxy", State.OK, "no rules of it are here")
+        return _as_seen(Check("kube-proxy", State.OK, "no rules of it are here"), surroundings)
     processes = kube_proxy_processes()
     running = f", and it runs (process {', '.join(map(str, processes))})" if processes else ""
     remedy = (
@@ -337,5 +348,14 @@ SUPER_PACKET_SETTINGS: Final = (
     "gro_ipv4_max_size",
 )
 MOST_PLACES: Final = 3
+_RULE_LISTS: Final = ("iptables-save", "ip6tables-save", "nft")
+READERS: Final = {
+    "kube-proxy": _RULE_LISTS,
+    "other proxies": ("ip", *_RULE_LISTS, "/sys/fs/bpf"),
+    "marks": _RULE_LISTS,
+    "queue number": _RULE_LISTS,
+    "programs at devices": ("ip", "tc"),
+}
+"""What a check is read from, by the names of `Surroundings.unread`."""
 LARGEST_SUPER_PACKET: Final = 65_536
 COMMANDS: Final = ("iptables", "iptables-restore", "ipset", "nft", "ip")

@@ -68,6 +68,23 @@ def test_settings_are_those_of_this_node(node: Namespace) -> None:
         assert bool(checks["forwarding"]["remedy"]) == (state == "note")
 
 
+def test_what_cannot_be_read_is_not_said_to_be_fine(node: Namespace) -> None:
+    node.call("iptables", "-t", "nat", "-N", "KUBE-SERVICES")
+    node.call("iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "MARK", "--set-mark", "0xffff")
+    rules = ("kube-proxy", "marks", "queue number", "other proxies")
+    _, checks = asked(node)
+    assert [checks[name]["state"] for name in rules[:2]] == ["note", "note"]
+    assert checks["queue number"]["state"] == "ok"
+    _, checks = asked(node, "setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    for name in rules:
+        assert checks[name]["state"] == "note", name
+        found = checks[name]["found"]
+        assert found.startswith("not known: iptables-save, ip6tables-save, nft"), name
+        assert checks[name]["remedy"] == "ask again with the privilege", name
+    # Everybody may list devices and what tc has at them.
+    assert checks["programs at devices"]["state"] == "ok"
+
+
 def test_what_is_missing_is_named(node: Namespace) -> None:
     code, checks = asked(node, "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     assert code == 1

@@ -13,7 +13,7 @@ from kbe_nat.rules.commands import Runner
 
 def kube_proxy_rules(runner: Runner) -> tuple[str, ...]:
     """Where kube-proxy's rules are, for people; empty where there are none, and where no command
-    can list them.
+    can list them: `Surroundings.unread` says which are refused.
 
     Changes nothing: without `-t`, iptables-save lists the tables that are there, and makes none.
     Cost: four commands.

@@ -7,6 +7,7 @@ Changes nothing.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,20 +50,26 @@ class Surroundings:
     """Names of chains and of nft's tables."""
     pins: tuple[str, ...]
     """Files of BPF programs and maps."""
+    unread: tuple[str, ...] = ()
+    """Programs that are installed and were refused a list, and the folder of pins where it may not
+    be read, as without the privilege.
+    """
 
     @classmethod
     def of(cls, runner: Runner, pins: Path = Path("/sys/fs/bpf")) -> "Surroundings":
         """The surroundings of a network namespace. Cost: six commands."""
-        links = _json(runner, ("ip", "-json", "-details", "link", "show"))
-        filters = _json(runner, ("tc", "-json", "qdisc", "show"))
-        rules = [
-            *_iptables_rules(_text(runner, ("iptables-save",))),
-            *_iptables_rules(_text(runner, ("ip6tables-save",))),
-            *_nft_rules(_text(runner, ("nft", "--stateless", "--terse", "list", "ruleset"))),
-        ]
-        saved = _text(runner, ("iptables-save",)) + _text(runner, ("ip6tables-save",))
-        chains = {line[1:].split()[0] for line in saved.splitlines() if line.startswith(":")}
-        tables = {line.split()[-1] for line in nft_tables.tables(_text(runner, nft_tables.LIST))}
+        reader = _Reader(runner)
+        links = reader.rows(("ip", "-json", "-details", "link", "show"))
+        filters = reader.rows(("tc", "-json", "qdisc", "show"))
+        saved = [reader.text((command,)) for command in ("iptables-save", "ip6tables-save")]
+        ruleset = reader.text(("nft", "--stateless", "--terse", "list", "ruleset"))
+        rules = [rule for text in saved for rule in _iptables_rules(text)]
+        rules += _nft_rules(ruleset)
+        lines = [line for text in saved for line in text.splitlines()]
+        chains = {line[1:].split()[0] for line in lines if line.startswith(":")}
+        tables = {line.split()[-1] for line in nft_tables.tables(reader.text(nft_tables.LIST))}
+        if not os.access(pins, os.R_OK | os.X_OK) and pins.exists():
+            reader.unread[str(pins)] = None
         programs = [str(link.get("ifname")) for link in links if "xdp" in link]
         programs += [str(row.get("dev")) for row in filters if row.get("kind") == "clsact"]
         return cls(
@@ -71,6 +78,7 @@ class Surroundings:
             tuple(rules),
             frozenset(chains | tables),
             tuple(path.name for folder in PIN_FOLDERS for path in (pins / folder).glob("*")),
+            tuple(reader.unread),
         )
 
 
@@ -148,20 +156,30 @@ def _nft_rules(listed: str) -> Iterator[tuple[str, str]]:
             yield f"{table} {chain}", line
 
 
-def _json(runner: Runner, command: Sequence[str]) -> Iterable[dict[str, object]]:
-    try:
-        rows = json.loads(_text(runner, command) or "[]")
-    except ValueError:
-        return ()
-    return [row for row in rows if isinstance(row, dict)]
+class _Reader:
+    """Runs commands that list, and notes which have not."""
 
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.unread: dict[str, None] = {}
+        """The names of programs."""
 
-def _text(runner: Runner, command: Sequence[str]) -> str:
-    """The listing of a command; empty where it is not installed, or refused."""
-    try:
-        return runner.run(command)
-    except RulesError:
-        return ""
+    def text(self, command: Sequence[str]) -> str:
+        """The listing; empty where the program is not installed, or refused."""
+        try:
+            return self._runner.run(command)
+        except RulesError as error:
+            if "is not installed" not in str(error):
+                self.unread[command[0]] = None
+            return ""
+
+    def rows(self, command: Sequence[str]) -> Iterable[dict[str, object]]:
+        """A listing in JSON."""
+        try:
+            rows = json.loads(self.text(command) or "[]")
+        except ValueError:
+            return ()
+        return [row for row in rows if isinstance(row, dict)]
 
 
 OURS: Final = "kbe-nat"
