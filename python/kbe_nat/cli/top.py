@@ -123,6 +123,11 @@ def top(
             show(*([""] if place else []), *_view(load))
             sys.stdout.flush()
         return
+    _draw(turns)
+
+
+def _draw(turns: Iterator[LoadRow]) -> None:
+    """Each turn in the place of the one before."""
     # The other screen of the terminal, without a cursor: what was there before comes back.
     sys.stdout.write("\x1b[?1049h\x1b[?25l")
     try:
