@@ -82,6 +82,20 @@ def diagnose() -> Iterator[Check]:
             yield check
     for check in _neighbours(surroundings):
         yield _as_seen(check, surroundings)
+    yield from _settings()
+    yield _super_packets()
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
+    yield Check(
+        "commands",
+        State.NOTE if absent else State.OK,
+        f"{', '.join(absent)} missing" if absent else f"{', '.join(COMMANDS)} are here",
+        "install them" if absent else "",
+    )
+    yield from _packages()
+
+
+def _settings() -> Iterator[Check]:
+    """Settings of the kernel."""
     yield _setting(
         "forwarding",
         "net.ipv4.ip_forward",
@@ -111,15 +125,6 @@ def diagnose() -> Iterator[Check]:
         "bridged packets do not meet the rules",
         "masquerading is skipped for a pod that reaches itself: route between pods, or set it to 0",
     )
-    yield _super_packets()
-    absent = [name for name in COMMANDS if shutil.which(name) is None]
-    yield Check(
-        "commands",
-        State.NOTE if absent else State.OK,
-        f"{', '.join(absent)} missing" if absent else f"{', '.join(COMMANDS)} are here",
-        "install them" if absent else "",
-    )
-    yield from _packages()
 
 
 def _as_seen(check: Check, surroundings: Surroundings) -> Check:
