@@ -206,7 +206,7 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
         (("shadow", "-f", SEED, "--reject-with", "tcp-reset"), "--reject-with", "never appears"),
         (("drain", "10.0.0.1", "--undo", "--deadline", "5"), "--deadline", "--undo"),
         (("get", "services", "--limit", "5"), "--limit", "no effect on services"),
-        (("get", "rules", "-o", "wide"), "KIND", "not -o wide"),
+        (("get", "rules", "-o", "name"), "-o", "there are no names of rules"),
         (("get", "status", "-n", "a"), "-n", "no effect on status"),
         (("get", "services", "web", "-A"), "-A", "a name is of one namespace"),
         (("get", "services", "-A", "-n", "a"), "-A", "contradicts --namespace"),
