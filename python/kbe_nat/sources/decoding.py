@@ -9,6 +9,7 @@ import msgspec
 
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.manifests.documents import reason_and_path
+from kbe_nat.sources.misspelling import misspellings
 from kbe_nat.sources.objects import KINDS, NAMES, Known, ParsedObject
 
 
@@ -84,12 +85,15 @@ def _object(
     if of is None:
         return _unknown(subject, version, kind, origin)
     try:
-        return ParsedObject(origin, kind, _convert(document, of))
+        value = _convert(document, of)
     except msgspec.ValidationError as error:
         reason, path = reason_and_path(str(error))
         return ObjectError(origin, subject, reason, path)
     except RecursionError:
         return ObjectError(origin, subject, "it contains itself, or is nested too deeply")
+    for path, meant in misspellings(document, of):
+        return ObjectError(origin, subject, f"there is no such field; is {meant} meant?", path)
+    return ParsedObject(origin, kind, value)
 
 
 def _convert(document: dict[str, Any], of: type[Known]) -> Known:

@@ -11,7 +11,7 @@ exceptions and has the words for them. So is the whole text, if it is not one so
 with objects.
 
 The objects are the same either way. Of the text this reads less: a number that is too large, in a
-field that nobody reads, refuses the text only if something else is unusual in its object.
+field that nobody reads, and a misspelt field refuse only where something else is unusual, too.
 """
 
 from collections.abc import Iterator, Mapping
