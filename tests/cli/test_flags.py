@@ -214,7 +214,6 @@ DESCRIBED = ("--from", "10.0.2.15", "--to", f"{VIP}:80")
         (("get", "pods"), "KIND", "kubectl get pods"),
         (("get", "flowz"), "KIND", "services (svc)"),
         (("get", "svc/web", "api"), "KIND", "'api' is not KIND/NAME"),
-        (("get", "svc,ep", "-o", "json"), "KIND", "as tables only"),
         (("get", "svc", "-o", "jsonpath={.a"), "-o", "no brace closes"),
         (("get", "svc", "-o", "table"), "-o", "'table' is none of text, wide"),
         (("get", "flows", "-o", "name"), "-o", "a flow has no name"),

@@ -223,8 +223,11 @@ def test_a_template_for_a_list_has_one_whatever_the_names(ask: Ran, names: tuple
 
 def test_a_template_that_leads_nowhere_says_so(ask: Ran) -> None:
     said = "kbe-nat: jsonpath: nothing here has such a field; -o json shows the fields\n"
-    assert ask("get", "svc", "-o", "jsonpath={.items[*].metadata.name}") == (0, "", said)
-    assert ask("get", "svc", "web", "-o", "jsonpath={.metadata.name}") == (0, "", said)
+    assert ask("get", "svc", "-o", "jsonpath={.items[*].spec.x}") == (0, "", said)
+    assert ask("get", "svc", "web", "-o", "jsonpath={.spec.x}") == (0, "", said)
+    near = said.replace("-o json shows the fields", "did you mean .cluster_ip?")
+    for template in ("{.items[*].spec.clusterIP}", "{range .items[*]}{.clusterIP}{end}"):
+        assert ask("get", "svc", "-o", f"jsonpath={template}") == (0, "", near)
     nothing = ask("get", "svc", "-n", "none", "-o", "jsonpath={.items[*].name}")
     assert nothing == (0, "", ""), "an empty list has no names"
 
@@ -357,8 +360,8 @@ def test_a_short_flag_takes_a_sign_as_with_kubectl(ask: Ran) -> None:
 
 
 def test_a_field_that_no_row_has_sorts_nothing(ask: Ran) -> None:
-    code, out, err = ask("get", "svc", "--sort-by", ".metadata.name")
-    assert (code, out, "--sort-by: no row has such a field" in err) == (2, "", True)
+    code, out, err = ask("get", "svc", "--sort-by", ".metadata.uid")
+    assert (code, out, "--sort-by: no row has .metadata.uid; -o json" in err) == (2, "", True)
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_a_bar_of_progress_is_not_broken_by_warnings() -> None:
 def test_what_follows_says_which_columns_have_no_room(socket: Path) -> None:
     for words, columns in (
         (["get", "svc", "-w"], "type, external-ip, strategy"),
-        (["decisions", "-f"], "proto, frontend, service port, chosen by, endpoints then"),
+        (["decisions", "-f"], "proto, frontend, service-port, chosen-by, endpoints-then"),
     ):
         command = [sys.executable, "-m", "kbe_nat", *words, "--socket", str(socket)]
         master, slave = pty.openpty()

@@ -185,4 +185,4 @@ def test_operators_see_connect_times(daemon: Daemon) -> None:
     assert f'{name}_bucket{{{labels},le="0.05"}} 0\n' in metrics
     assert re.search(rf"{name}_count{{{labels}}} [4-9]\n", metrics)
     columns = daemon.ask("top", "-d", "0.1", "--iterations", "1")
-    assert "connect ms" in columns
+    assert "connect-ms" in columns

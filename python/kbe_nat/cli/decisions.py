@@ -169,15 +169,15 @@ COLUMNS: Final = (
     "proto",
     "client",
     "frontend",
-    "service port",
-    "backend, or why none",
-    "chosen by",
-    "endpoints then",
+    "service-port",
+    "backend-or-why-none",
+    "chosen-by",
+    "endpoints-then",
 )
 WIDTHS: Final = (21, 5, 21, 21, 24, 27, 11, 14)
 """Of these columns, while decisions are followed."""
 DECISIONS: Final = Listing[DecisionRow](
     "Decision",
     tuple(Column[DecisionRow](title, partial(_cell, place)) for place, title in enumerate(COLUMNS)),
-    spare=("endpoints then", "chosen by", "proto", "service port", "frontend"),
+    spare=("endpoints-then", "chosen-by", "proto", "service-port", "frontend"),
 )

@@ -17,7 +17,7 @@ from kbe_nat.cli.kinds import Resources, resources
 from kbe_nat.cli.listing import Listing, place_of, selection_parameters
 from kbe_nat.cli.output import connect
 from kbe_nat.cli.verb import verb
-from kbe_nat.cli.views import frontend_text
+from kbe_nat.cli.views import frontend_text, labels_text
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import ConnectRow, DescriptionRow, Pair
 
@@ -69,7 +69,7 @@ def _lines(row: DescriptionRow) -> list[tuple[str, object]]:
     lines: list[tuple[str, object]] = [
         ("Service port", row.service),
         ("Protocol", f"{row.protocol}, IPv{row.family}"),
-        ("Labels", ",".join(f"{key}={row.labels[key]}" for key in row.labels) or "<none>"),
+        ("Labels", labels_text(row)),
         ("Frontends", ", ".join(map(frontend_text, row.frontends))),
         ("Strategy", row.strategy),
         ("Session Affinity", "None" if seconds is None else f"ClientIP, {seconds} s"),

@@ -1,6 +1,6 @@
 """`kbe-nat get`: lists of the Services that the running daemon serves, and of its flows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -25,9 +25,9 @@ from kbe_nat.cli.listing import (
     selection_parameters,
     show_kinds,
 )
-from kbe_nat.cli.output import show, show_document
+from kbe_nat.cli.output import document_of, show, show_document
 from kbe_nat.cli.state_tables import stats_tables, status_tables
-from kbe_nat.cli.verb import verb
+from kbe_nat.cli.verb import HabitCommand, verb
 from kbe_nat.cli.views import ENDPOINTS, FLOWS, NODES, SERVICES, SLICES
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import (
@@ -64,7 +64,22 @@ SELECTION: Final = (
 """Flags that say which rows of a list are meant, and in which order."""
 
 
-@verb(listing=LISTING_FLAGS, selection=SELECTION_FLAGS)
+class GetCommand(HabitCommand):
+    """`kbe-nat get`, which has most of kubectl's flags."""
+
+    refused: Mapping[str, str] = {
+        **dict.fromkeys(
+            ("-L", "--label-columns"),
+            "--show-labels shows all labels of Services, and -o jsonpath= those that it names",
+        ),
+        "--watch-only": "-w begins with what there is; --output-watch-events tells it from changes",
+        "--field-selector": "-l selects by labels; -o jsonpath='{.items[?(@.active>0)].name}' and"
+        " awk by fields",
+        "--template": "templates are those of -o jsonpath=",
+    }
+
+
+@verb(kind=GetCommand, listing=LISTING_FLAGS, selection=SELECTION_FLAGS)
 def get(
     command: click.Context,
     words: Annotated[
@@ -99,20 +114,29 @@ def get(
     things = resources(words, tuple(KINDS), "get")
     _check(command, things, listing)
 
-    def show_kind(kind: str, names: Sequence[str]) -> None:
-        if kind in DOCUMENTS:
-            _show_document(kind, socket, listing.output)
-            return
-        view, row, verb_name = LISTS[kind]
+    def look_of(kind: str, names: Sequence[str]) -> Callable[[], Iterator[Any]]:
+        _, row, verb_name = LISTS[kind]
         wanted: dict[str, object] = {"names": names} if kind == "nodes" and names else {}
         if kind != "nodes":
             wanted = selection_parameters(selection, names)
         if kind == "flows":
             wanted["limit"] = limit
-        look = partial(ask_rows, socket, verb_name, row, **wanted)
-        view.show(look, listing, place_of(selection), names)
+        return partial(ask_rows, socket, verb_name, row, **wanted)
 
-    return show_kinds(things, listing, show_kind)
+    def show_kind(kind: str, names: Sequence[str]) -> None:
+        if kind in DOCUMENTS:
+            _show_document(kind, socket, listing.output)
+        else:
+            look = look_of(kind, names)
+            LISTS[kind][0].show(look, listing, place_of(selection), names)
+
+    def documents(kind: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        if kind in DOCUMENTS:
+            yield from map(document_of, ask(socket, kind, DOCUMENTS[kind][0]))
+        else:
+            yield from LISTS[kind][0].documents(look_of(kind, names), listing)
+
+    return show_kinds(things, listing, show_kind, documents)
 
 
 def _check(command: click.Context, things: dict[str, list[str]], listing: ListingSettings) -> None:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final, TypeAlias
 
 Values: TypeAlias = list[Any]
@@ -27,6 +28,8 @@ class Path:
     steps: tuple[Step, ...]
     is_absolute: bool = False
     """It begins at the root wherever it stands."""
+    text: str = ""
+    """As it was written."""
 
     def values(self, start: Any) -> Values:  # noqa: ANN401
         """All values that it leads to."""
@@ -60,6 +63,8 @@ class Template:
         """Whether it asks for the items of a list, so that it wants one even around a thing that is
         alone.
         """
+        self.text = text
+        """As it was written, with braces."""
         tokens = list(_tokens(text))
         self._parts, rest = _body(tokens, is_loop=False)
         assert not rest
@@ -73,6 +78,16 @@ def parse_path(text: str) -> Path:
     """A path as of --sort-by: `{.name}` or `.name` or `name`. Raises ValueError."""
     inner = text.removeprefix("{").removesuffix("}").strip()
     return _path(inner if inner.startswith((".", "[", "$", "@")) else f".{inner}")
+
+
+def nearest_field(text: str, known: Iterable[str]) -> str:
+    """Behind a path that leads nowhere: the field that may have been meant."""
+    names = [name for name in _WORD.findall(text) if name not in ("items", *known)]
+    lower = {name.lower(): name for name in known}
+    for name in reversed(names):
+        if near := get_close_matches(name.lower(), lower):
+            return f"; did you mean .{lower[near[0]]}?"
+    return "; -o json shows the fields"
 
 
 def _render(parts: Iterable[Part], root: Any, current: Any) -> Iterator[str]:  # noqa: ANN401
@@ -153,7 +168,7 @@ def _path(text: str) -> Path:
             raise ValueError(f"{rest!r} is no step of a path, such as .name, [0], [*] or ..name")
         steps.append(_step(match))
         rest = rest[match.end() :]
-    return Path(tuple(steps), is_absolute)
+    return Path(tuple(steps), is_absolute, text)
 
 
 def _step(match: re.Match[str]) -> Step:
@@ -174,8 +189,19 @@ def _step(match: re.Match[str]) -> Step:
 
 
 def _field(name: str) -> Step:
+    if name == "metadata":
+        return _metadata
     return lambda values: [
         value[name] for value in values if isinstance(value, dict) and name in value
+    ]
+
+
+def _metadata(values: Values) -> Values:
+    """What objects of Kubernetes have there (name, namespace, labels), a row has itself."""
+    return [
+        value.get("metadata", value)
+        for value in values
+        if isinstance(value, dict) and ("metadata" in value or "name" in value)
     ]
 
 
@@ -273,6 +299,7 @@ def _filter(field: str, operator: str | None, right: str | None) -> Step:
     return lambda values: [element for element in _elements(values) if is_met(element)]
 
 
+_WORD: Final = re.compile(r"""(?:\.|\[['"])([A-Za-z_][\w-]*)""")
 _LIST: Final = re.compile(r"""\{\s*(?:range\s+)?\$?(?:\.items\b|\[['"]items['"]\])""")
 _ACTION: Final = re.compile(r"""\{((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^{}"'])*)\}""")
 _STEP: Final = re.compile(

@@ -9,16 +9,23 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from kbe_nat.cli.flags.listing import ListingSettings, Output, SelectionSettings
 from kbe_nat.cli.flags.options import warn
-from kbe_nat.cli.jsonpath import Path
+from kbe_nat.cli.jsonpath import Path, nearest_field
 from kbe_nat.cli.kinds import in_namespace
-from kbe_nat.cli.output import API_VERSION, document_of, show_next, show_rows, write_document
+from kbe_nat.cli.output import (
+    API_VERSION,
+    document_of,
+    list_document,
+    show_next,
+    show_rows,
+    write_document,
+)
 from kbe_nat.cli.table import Table, cut, fitting
 from kbe_nat.cli.terminal import terminal_width
 from kbe_nat.daemon.rows import WatchEventRow
@@ -53,6 +60,9 @@ class Listing(Generic[_Row]):
     spare: tuple[str, ...] = ()
     """Columns that a narrow terminal leaves out, the first of them first."""
 
+    labels: Callable[[_Row], str] | None = None
+    """Of a row, for --show-labels; None where they are not known."""
+
     is_one_row: bool = False
     """A name may be of one row, which is the document then."""
 
@@ -71,6 +81,10 @@ class Listing(Generic[_Row]):
             raise SettingError("--output", f"a {self.kind.lower()} has no name")
         if settings.shows_events and not settings.is_watched:
             raise SettingError("--output-watch-events", "it has no effect without --watch")
+        if settings.shows_labels:
+            listing = self._with_labels(settings.output)
+            listing.show(look, replace(settings, shows_labels=False), where, names)
+            return
         if settings.is_watched:
             self._watch(look, settings)
             return
@@ -80,13 +94,13 @@ class Listing(Generic[_Row]):
             rows = list(rows)
             # Where none of the names is of anything, there is nothing to write.
             if not rows and result.missing:
-                raise result.missing
+                _say_missing(result.missing, settings)
+                return
             if self.is_one_row and len(names) == len(rows) == 1 and settings.output.is_object:
                 write_document(self.document(rows[0]), settings.output)
                 return
         self._write(_sort(rows, settings.sort_by), settings, where)
-        if result.missing:
-            raise result.missing
+        _say_missing(result.missing, settings)
 
     def _write(self, rows: Iterable[_Row], settings: ListingSettings, where: str) -> None:
         if settings.output.is_document:
@@ -97,6 +111,22 @@ class Listing(Generic[_Row]):
                 print(self.name(row))
         else:
             self._print_table(rows, settings, where)
+
+    def documents(
+        self, look: Callable[[], Iterable[_Row]], settings: ListingSettings
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of a look, each as JSON has it alone. Raises `NotFoundError` behind them."""
+        result = _PartialRows(look())
+        yield from map(self.document, _sort(result, settings.sort_by))
+        _say_missing(result.missing, settings)
+
+    def _with_labels(self, output: Output) -> "Listing[_Row]":
+        """With a column for labels. Raises `SettingError` where rows have none."""
+        if self.labels is None:
+            raise SettingError("--show-labels", f"of a row of kind {self.kind} no labels are known")
+        if not output.is_table:
+            raise SettingError("--show-labels", "it has no effect: all fields are there")
+        return replace(self, columns=(*self.columns, Column("labels", self.labels)))
 
     def document(self, row: _Row) -> dict[str, Any]:
         """A row alone, as JSON has it."""
@@ -128,7 +158,7 @@ class Listing(Generic[_Row]):
             return
         for line in _lines(table, settings):
             print(line)
-        warn_of_room(table.left_out(terminal_width()))
+        warn_of_room(table.left_out(_room(settings.output)))
 
     def _watch(self, look: Callable[[], Iterable[_Row]], settings: ListingSettings) -> None:
         """Rows that are new, have changed or are gone, once in a while."""
@@ -219,7 +249,7 @@ class _ChangePrinter(Generic[_Row]):
         spare = [
             self._titles.index(title) for title in self._listing.left_out(self._settings.output)
         ]
-        width = terminal_width()
+        width = _room(self._settings.output)
         room = None if width is None else width - len(self._word(""))
         self._shown = fitting(self._widths, spare, self._listing.gap, room)
         if not self._settings.output.is_table:
@@ -251,7 +281,7 @@ class _ChangePrinter(Generic[_Row]):
         cells = [cells[place].ljust(self._widths[place]) for place in self._shown]
         last_start = sum(len(cell) + gap for cell in cells[:-1])
         line = self._word(event) + (" " * gap).join(cells).rstrip()
-        print(cut(line, terminal_width(), last_start + len(self._word(""))))
+        print(cut(line, _room(self._settings.output), last_start + len(self._word(""))))
 
     def _word(self, event: str) -> str:
         return f"{event:<10}" if self._settings.shows_events else ""
@@ -261,21 +291,31 @@ def show_kinds(
     things: Mapping[str, Sequence[str]],
     settings: ListingSettings,
     show: Callable[[str, Sequence[str]], None],
+    documents: Callable[[str, Sequence[str]], Iterable[dict[str, Any]]],
 ) -> int:
-    """Show the things of each kind, by names or all of them, with a blank line between kinds.
-    Returns the exit code: 1 where `show` has raised `NotFoundError`, which is said behind what
-    there is. Raises `SettingError` where kinds cannot be shown together.
+    """Show the things of each kind, by names or all of them: tables with a blank line between
+    kinds, or as kubectl has it, one List of the `documents` of all of them. Returns the exit code:
+    1 where either function has raised `NotFoundError`, which is said behind what there is. Raises
+    `SettingError` where kinds cannot be watched together.
     """
-    if len(things) > 1 and (not settings.output.is_table or settings.is_watched):
-        raise SettingError("KIND", "several kinds can be listed as tables only, and without -w")
+    if len(things) > 1 and settings.is_watched:
+        raise SettingError("--watch", "one kind can be watched at a time")
+    is_list = len(things) > 1 and settings.output.is_document
     missing: list[NotFoundError] = []
+    items: list[dict[str, Any]] = []
     for place, (kind, names) in enumerate(things.items()):
-        if place:
+        if place and settings.output.is_table:
             print()
         try:
-            show(kind, names)
+            if not is_list:
+                show(kind, names)
+                continue
+            for document in documents(kind, names):
+                items.append(document)
         except NotFoundError as error:
             missing.append(error)
+    if is_list and (items or not missing):
+        write_document(list_document("", items), settings.output)
     sys.stdout.flush()
     for each in missing:
         print(each, file=sys.stderr)
@@ -312,8 +352,19 @@ def place_of(settings: SelectionSettings) -> str:
     return f" in {settings.namespace} namespace" if settings.namespace else ""
 
 
+def _room(output: Output) -> int | None:
+    """The width of lines; None: any. Whoever asks for all columns gets all of them."""
+    return None if output.form == "wide" else terminal_width()
+
+
+def _say_missing(missing: NotFoundError | None, settings: ListingSettings) -> None:
+    """Raises it, unless what is not there is no error."""
+    if missing and not settings.ignores_missing:
+        raise missing
+
+
 def _lines(table: Table, settings: ListingSettings) -> Iterator[str]:
-    lines = table.lines(terminal_width())
+    lines = table.lines(_room(settings.output))
     if settings.no_headers:
         next(lines)
     yield from lines
@@ -325,7 +376,8 @@ def _sort(rows: Iterable[_Row], path: Path | None) -> Iterable[_Row]:
         return rows
     rows = list(rows)
     if rows and not any(_values(row, path) for row in rows):
-        raise SettingError("--sort-by", "no row has such a field; -o json shows their fields")
+        known = dict.fromkeys(name for row in rows for name in msgspec.to_builtins(row))
+        raise SettingError("--sort-by", f"no row has {path.text}{nearest_field(path.text, known)}")
     return sorted(rows, key=lambda row: _rank(row, path))
 
 

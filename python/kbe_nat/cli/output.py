@@ -12,6 +12,7 @@ import msgspec
 
 from kbe_nat.cli.flags.listing import Output
 from kbe_nat.cli.flags.options import warn
+from kbe_nat.cli.jsonpath import nearest_field
 from kbe_nat.cli.table import Table
 from kbe_nat.cli.terminal import is_drawn_on, terminal_width
 from kbe_nat.errors import SettingError
@@ -92,13 +93,21 @@ def write_document(document: dict[str, Any], output: Output) -> None:
         # kubectl writes no line feed, either.
         sys.stdout.write(text)
         if not text.strip() and document.get("items", True):
-            warn("jsonpath: nothing here has such a field; -o json shows the fields")
+            known = dict.fromkeys(name for each in _objects(document) for name in each)
+            hint = nearest_field(output.template.text, known)
+            warn(f"jsonpath: nothing here has such a field{hint}")
     elif output.form == "yaml":
         from kbe_nat.kubeproxy.yaml_text import yaml_text
 
         sys.stdout.write(yaml_text(document))
     else:
         show_json(document)
+
+
+def _objects(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The document, or those of which it is a list."""
+    items: list[dict[str, Any]] = document.get("items", [document])
+    return items
 
 
 def _show_json_rows(rows: Iterable[object], kind: str) -> None:

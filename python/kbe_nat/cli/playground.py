@@ -149,7 +149,11 @@ def get(
         look = partial(rows_of, world, kind, selection, names)
         VIEWS[kind].show(look, listing, place_of(selection), names)
 
-    return show_kinds(resources(words, KINDS_LISTED, "playground get"), listing, show_kind)
+    def documents(kind: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        return VIEWS[kind].documents(partial(rows_of, world, kind, selection, names), listing)
+
+    things = resources(words, KINDS_LISTED, "playground get")
+    return show_kinds(things, listing, show_kind, documents)
 
 
 @playground.verb()

@@ -29,8 +29,8 @@ def stats_tables(stats: StatsRow) -> list[Any]:
         "queue",
         "waiting",
         "packets",
-        "dropped: queue full",
-        "dropped: socket full",
+        "dropped-queue-full",
+        "dropped-socket-full",
         right=4,
     )
     for queue in stats.queues:
@@ -112,5 +112,5 @@ WATCH: Final = (
     "changes",
     "failures",
     "withheld",
-    "why not in step",
+    "why-not-in-step",
 )

@@ -219,9 +219,9 @@ def _view(load: LoadRow) -> list[str | Table]:
         "Mbit/s",
         "new/s",
         "active",
-        "connect ms",
+        "connect-ms",
         right=5,
-        spare=("connect ms", "Mbit/s", "new/s", "state", "packets/s"),
+        spare=("connect-ms", "Mbit/s", "new/s", "state", "packets/s"),
     )
     for row in load.endpoints:
         packets, octets = row.packets_per_second, row.bytes_per_second

@@ -76,8 +76,8 @@ class VerbCommand(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See click. `-o=json` is `-o json`, as in kubectl; click would take the sign for a part of
-        the value.
+        """See click. As in kubectl, `-o=json` is `-o json`, and `--watch=false` is nothing; click
+        would take the sign for a part of the value, and knows no value of a switch.
         """
         short = {
             name
@@ -88,11 +88,34 @@ class VerbCommand(click.Command):
         }
         end = args.index("--") if "--" in args else len(args)
         words: list[str] = []
-        for word in args[:end]:
+        for word in self._plain_switches(args[:end]):
             is_assigned = word[:2] in short and word[2:3] == "="
             words += [word[:2], word[3:]] if is_assigned else [word]
         ctx.meta[WORDS] = words
         return super().parse_args(ctx, [*words, *args[end:]])
+
+    def _plain_switches(self, words: list[str]) -> Iterator[str]:
+        """The words, with `--watch=true` as `--watch`. Raises `SettingError` for what is neither
+        true nor false.
+        """
+        switches = {
+            name: each
+            for each in self.params
+            if isinstance(each, click.Option) and each.is_flag
+            for name in (*each.opts, *each.secondary_opts)
+        }
+        for word in words:
+            name, sign, text = word.partition("=")
+            option = switches.get(name)
+            if not sign or option is None:
+                yield word
+            elif text not in TRUTH_VALUES:
+                raise SettingError(name, f"{text!r} is neither true nor false")
+            elif TRUTH_VALUES[text]:
+                yield name
+            elif option.secondary_opts:
+                others = option.opts if name in option.secondary_opts else option.secondary_opts
+                yield others[0]
 
     def _typed(self, flag: str, context: click.Context) -> str:
         """A flag as it stands on the command line; as it is where it does not."""
@@ -266,6 +289,11 @@ def group_of(option: click.Option) -> str:
     return option.group if isinstance(option, Option) else ""
 
 
+TRUTH_VALUES: Final = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
+"""As Go reads them, and so kubectl."""
 WORDS: Final = "kbe_nat.words"
 """Of the command line, in the context."""
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

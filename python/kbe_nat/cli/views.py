@@ -49,6 +49,11 @@ def _endpoints(row: ServiceRow) -> str:
     return f"{row.backends}, {row.draining} draining" if row.draining else str(row.backends)
 
 
+def labels_text(row: ServiceRow) -> str:
+    """As kubectl writes them."""
+    return ",".join(f"{key}={value}" for key, value in row.labels.items()) or "<none>"
+
+
 def _traffic(place: int) -> Callable[[Any], str]:
     return lambda row: traffic(row.packets, row.bytes)[place]
 
@@ -64,11 +69,11 @@ def _seconds(value: int | None) -> str:
 
 TRAFFIC: Final = tuple(
     Column[Any](title, _traffic(place), is_wide=True)
-    for place, title in enumerate(("packets", "packets back", "bytes", "bytes back"))
+    for place, title in enumerate(("packets", "packets-back", "bytes", "bytes-back"))
 )
 CONNECT: Final = (
-    Column[Any]("connect p50", lambda row: connect(row.connect)[0], is_wide=True),
-    Column[Any]("connect p99", lambda row: connect(row.connect)[1], is_wide=True),
+    Column[Any]("connect-p50", lambda row: connect(row.connect)[0], is_wide=True),
+    Column[Any]("connect-p99", lambda row: connect(row.connect)[1], is_wide=True),
 )
 """From SYN to SYN-ACK."""
 SERVICES: Final = Listing[ServiceRow](
@@ -91,6 +96,7 @@ SERVICES: Final = Listing[ServiceRow](
     ),
     lambda row: f"service/{row.service}",
     spare=("external-ip", "strategy", "type", "flows", "active", "endpoints"),
+    labels=labels_text,
     is_one_row=True,
 )
 ENDPOINTS: Final = Listing[EndpointRow](
@@ -111,14 +117,14 @@ ENDPOINTS: Final = Listing[EndpointRow](
 SLICES: Final = Listing[SliceRow](
     "EndpointSlice",
     (
-        Column("name", lambda row: row.name),
+        Column("name", lambda row: f"{row.namespace}/{row.name}"),
         Column("service", lambda row: row.service),
         Column("addresstype", lambda row: f"IPv{row.family}"),
         Column("ports", lambda row: ",".join(row.ports) or "<unset>"),
         Column("ready", lambda row: f"{row.ready}/{len(row.endpoints)}"),
         Column("endpoints", lambda row: ",".join(row.endpoints) or "<none>"),
     ),
-    lambda row: f"endpointslice/{row.name}",
+    lambda row: f"endpointslice/{row.namespace}/{row.name}",
     spare=("addresstype", "ports", "service"),
     is_one_row=True,
 )
@@ -129,7 +135,7 @@ NODES: Final = Listing[NodeRow](
         Column("zone", lambda row: row.zone or "<none>"),
         Column("eligible", lambda row: "yes" if row.is_eligible else "no"),
         Column("addresses", lambda row: ",".join(row.addresses) or "<none>"),
-        Column("pod ranges", lambda row: ",".join(row.pod_ranges) or "<none>", is_wide=True),
+        Column("pod-ranges", lambda row: ",".join(row.pod_ranges) or "<none>", is_wide=True),
     ),
     lambda row: f"node/{row.name}",
     spare=("zone",),
@@ -146,7 +152,7 @@ FLOWS: Final = Listing[FlowRow](
         Column("service", lambda row: row.service),
         Column("timeout", lambda row: f"{row.timeout} s", is_clock=True),
         Column("age", lambda row: f"{row.age} s", is_wide=True, is_clock=True),
-        Column("reply to", lambda row: join_address(*row.reply_destination), is_wide=True),
+        Column("reply-to", lambda row: join_address(*row.reply_destination), is_wide=True),
         Column("mark", _mark, is_wide=True),
         *TRAFFIC,
     ),

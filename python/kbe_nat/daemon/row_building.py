@@ -182,7 +182,8 @@ def connect_row(times: ConnectTimes) -> ConnectRow:
 def slice_row(key: ServiceKey, part: EndpointSlice) -> SliceRow:
     """An EndpointSlice of a Service."""
     return SliceRow(
-        name=f"{key[0]}/{part.name}",
+        namespace=key[0],
+        name=part.name,
         service="/".join(key),
         family=part.family,
         ports=[f"{port.port}/{port.protocol}" for port in part.ports],

@@ -227,10 +227,12 @@ class DescriptionRow(ServiceRow):
 class SliceRow(msgspec.Struct, frozen=True):
     """`get endpointslices`: one EndpointSlice of a Service."""
 
+    namespace: str
+    """Of the slice, and of its Service."""
     name: str
-    """As namespace/name."""
+    """Of the slice."""
     service: str
-    """As namespace/name."""
+    """The Service, as namespace/name."""
     family: int
     """4 or 6."""
     ports: list[str]

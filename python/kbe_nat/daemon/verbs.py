@@ -115,10 +115,10 @@ class Verbs:
             row
             for key, parts in self._controller.snapshot.slices.items()
             for row in (slice_row(key, part) for part in parts)
-            if key in keys or chosen.is_named(row.name)
+            if key in keys or chosen.is_named(f"{row.namespace}/{row.name}")
         ]
         yield from _pages(rows)
-        chosen.check("endpointslices", (row.name for row in rows))
+        chosen.check("endpointslices", (f"{row.namespace}/{row.name}" for row in rows))
 
     def nodes(self, names: Sequence[str] = ()) -> Iterator[list[NodeRow]]:
         """Nodes of the cluster, in pages."""

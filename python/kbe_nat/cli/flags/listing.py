@@ -61,6 +61,9 @@ class ListingSettings:
     is_watched: bool = False
     shows_events: bool = False
     """Each change has its word: ADDED, MODIFIED or DELETED."""
+    shows_labels: bool = False
+    ignores_missing: bool = False
+    """A name of nothing is no error."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ LISTING_FLAGS: Final[Flags] = {
     "shows_events": Flag(
         "--output-watch-events", help="With -w: say whether a row is ADDED, MODIFIED or DELETED."
     ),
+    "shows_labels": Flag("--show-labels", help="Labels of Services, as the last column."),
+    "ignores_missing": Flag("--ignore-not-found", help="A name of nothing is no error."),
 }
 NAMESPACE_FLAG: Final = Flag(
     "--namespace",
