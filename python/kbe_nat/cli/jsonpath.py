@@ -80,10 +80,10 @@ def parse_path(text: str) -> Path:
     return _path(inner if inner.startswith((".", "[", "$", "@")) else f".{inner}")
 
 
-def nearest_field(text: str, known: Iterable[str]) -> str:
+def nearest_field(text: str, fields: Iterable[str]) -> str:
     """Behind a path that leads nowhere: the field that may have been meant."""
-    names = [name for name in _WORD.findall(text) if name not in ("items", *known)]
-    lower = {name.lower(): name for name in known}
+    names = [name for name in _WORD.findall(text) if name not in ("items", *fields)]
+    lower = {name.lower(): name for name in fields}
     for name in reversed(names):
         if near := get_close_matches(name.lower(), lower):
             return f"; did you mean .{lower[near[0]]}?"

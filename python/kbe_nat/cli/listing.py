@@ -376,8 +376,8 @@ def _sort(rows: Iterable[_Row], path: Path | None) -> Iterable[_Row]:
         return rows
     rows = list(rows)
     if rows and not any(_values(row, path) for row in rows):
-        known = dict.fromkeys(name for row in rows for name in msgspec.to_builtins(row))
-        raise SettingError("--sort-by", f"no row has {path.text}{nearest_field(path.text, known)}")
+        fields = dict.fromkeys(name for row in rows for name in msgspec.to_builtins(row))
+        raise SettingError("--sort-by", f"no row has {path.text}{nearest_field(path.text, fields)}")
     return sorted(rows, key=lambda row: _rank(row, path))
 
 

@@ -93,8 +93,8 @@ def write_document(document: dict[str, Any], output: Output) -> None:
         # kubectl writes no line feed, either.
         sys.stdout.write(text)
         if not text.strip() and document.get("items", True):
-            known = dict.fromkeys(name for each in _objects(document) for name in each)
-            hint = nearest_field(output.template.text, known)
+            fields = dict.fromkeys(name for each in _objects(document) for name in each)
+            hint = nearest_field(output.template.text, fields)
             warn(f"jsonpath: nothing here has such a field{hint}")
     elif output.form == "yaml":
         from kbe_nat.kubeproxy.yaml_text import yaml_text
