@@ -14,6 +14,7 @@ from scapy.layers.inet import IP, TCP
 
 from harness.full_engine import VIP, controller_with, verbs_of
 from harness.verbs import Ran
+from kbe_nat import __version__
 from kbe_nat.cli.flow_filter import FlowFilter, parse_nat, with_any
 from kbe_nat.control.controller import Controller
 from kbe_nat.daemon.control_socket import ControlServer
@@ -300,3 +301,25 @@ def test_ipvs_lists_connections(ask: Ran) -> None:
     assert (code, len(out.splitlines())) == (0, 5)
     assert f"{VIP}:80" in out and "10.0.0.1:9876" in out
     assert ask("ipvs", "--stats", "--rate")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-L", "-o", "save"), "save: connections begin by packets"),
+        (("-L", "--dump"), "no daemon answers"),
+        (("-L", "expect"), "expectations are not listed"),
+        (("-L", "dying"), "-E -e DESTROY"),
+        (("-L", "-u", "foo"), "-u: 'foo' is none of"),
+        (("-E", "-e", "foo"), "-e: 'foo' is none of"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_habits_of_conntrack_are_answered(kbe: Ran, words: tuple[str, ...], said: str) -> None:
+    code, out, err = kbe("conntrack", *words)
+    assert (code, out, said in err) == (2, "", True), err
+
+
+def test_conntrack_says_its_version(kbe: Ran) -> None:
+    for flag in ("-V", "--version"):
+        assert kbe("conntrack", flag) == (0, f"kbe-nat {__version__}\n", "")

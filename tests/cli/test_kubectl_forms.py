@@ -11,8 +11,9 @@ import yaml
 from cli.test_habits import shop
 from harness.full_engine import controller_with, verbs_of
 from harness.verbs import Ran, on_terminal
-from kbe_nat.cli import decisions, playground_views, views
+from kbe_nat.cli import NESTED, app, decisions, playground_views, views
 from kbe_nat.cli.listing import Listing
+from kbe_nat.cli.verb import VerbGroup
 from kbe_nat.daemon.control_socket import ControlServer
 
 
@@ -129,6 +130,35 @@ def test_a_name_of_nothing_may_be_no_error(ask: Ran) -> None:
     code, out, err = ask("get", "svc", "wbe", "web", flag, "-o", "name")
     assert (code, out, err) == (0, "service/default/web\n", "")
     assert ask("get", "svc,ep", "wbe", flag, "-o", "json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "behind"),
+    [
+        (("-n", "shop", "get", "svc"), ("get", "svc", "-n", "shop")),
+        (("-nshop", "get", "svc"), ("get", "svc", "-n", "shop")),
+        (
+            ("--namespace=shop", "get", "svc", "-o", "name"),
+            ("get", "svc", "-n", "shop", "-o", "name"),
+        ),
+        (("-n", "shop", "strategy", "unset", "web"), ("strategy", "unset", "shop/web")),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_flags_may_stand_ahead_of_the_verb(
+    ask: Ran, socket: Path, words: tuple[str, ...], behind: tuple[str, ...]
+) -> None:
+    code, out, err = ask(*behind)
+    assert (code, err) == (0, "") and out
+    assert ask(*words) == (code, out, err)
+    assert ask("--socket", socket.parent / "none", *words)[0] == 2
+    assert ask(f"--socket={socket}", *words) == (code, out, err)
+    assert ask("-n", "shop", "conntrack", "-L")[0] == 2, "there -n is another flag"
+
+
+def test_verbs_of_two_words_are_the_groups() -> None:
+    groups = [name for name, command in app.commands.items() if isinstance(command, VerbGroup)]
+    assert sorted(groups) == sorted(NESTED)
 
 
 def test_labels_are_a_column(ask: Ran) -> None:

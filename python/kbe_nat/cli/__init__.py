@@ -10,8 +10,7 @@ from typing import Any, Final, cast
 
 import click
 
-from kbe_nat import __version__
-from kbe_nat.cli.verb import VerbGroup
+from kbe_nat.cli.verb import VerbGroup, version_option
 
 GROUPS: Final = {
     "Serve": {
@@ -52,6 +51,14 @@ GROUPS: Final = {
 VERBS: Final = tuple(name for verbs in GROUPS.values() for name in verbs)
 
 
+AHEAD: Final = {"--socket": "--socket", "--namespace": "--namespace", "-n": "--namespace"}
+"""Flags with a value that kubectl's users write ahead of the verb. In long, since -n has another
+meaning in verbs of other programs' habits.
+"""
+NESTED: Final = ("strategy", "lab", "playground")
+"""Verbs of two words."""
+
+
 class Verbs(Mapping[str, click.Command]):
     """The commands of the verbs by their names."""
 
@@ -72,21 +79,18 @@ class RootGroup(VerbGroup):
 
     def __init__(self) -> None:
         super().__init__("kbe-nat", "Kubernetes Services on a node, decided in userspace.")
+        self.epilog = (
+            "The variable KBE_NAT_SOCKET stands for --socket, KBE_NAT_PLAYGROUND for --state."
+        )
         # click asks for a name, for all names, or for all commands: never does it add any.
         self.commands = cast("dict[str, click.Command]", Verbs())
-        self.params.append(
-            click.Option(
-                ["--version", "-V"],
-                is_flag=True,
-                expose_value=False,
-                is_eager=True,
-                help="Print the version and exit.",
-                callback=_print_version,
-            )
-        )
+        self.params.append(version_option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`help VERB` is `VERB --help`; help itself has no more to say than all of it."""
+        """`help VERB` is `VERB --help`; help itself has no more to say than all of it. Flags of
+        verbs may stand ahead of the verb, as with kubectl: they are read behind it.
+        """
+        args = _behind_verb(args)
         if args[:1] == ["help"]:
             args = [*(word for word in args[1:] if word != "help"), "--help"]
         return super().parse_args(ctx, args)
@@ -111,10 +115,23 @@ class RootGroup(VerbGroup):
         ]
 
 
-def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
-    if is_asked and not context.resilient_parsing:
-        click.echo(f"kbe-nat {__version__}")
-        context.exit()
+def _behind_verb(arguments: list[str]) -> list[str]:
+    """The words with --socket and --namespace behind the verb that they stand ahead of."""
+    flags: list[str] = []
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        word = arguments[place]
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if name not in AHEAD:
+            return arguments
+        length = 2 if word == name else 1
+        value = arguments[place + 1 : place + 2]
+        if length == 1:
+            value = [word[len(name) :].removeprefix("=")]
+        flags += [AHEAD[name], *value]
+        place += length
+    end = place + (2 if {*arguments[place : place + 1]} & {*NESTED} else 1)
+    return [*arguments[place:end], *flags, *arguments[end:]]
 
 
 @cache

@@ -7,10 +7,10 @@ and a task that finds nothing to get or to delete ends with 1.
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import click
 
@@ -21,7 +21,7 @@ from kbe_nat.cli.flags.parameters import Flags, TextFlag, flag_name, parameter_n
 from kbe_nat.cli.flow_filter import FILTER_FLAGS, FlowFilter, family_of, with_any
 from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.output import document_of, show_document, show_next, show_rows
-from kbe_nat.cli.verb import HabitCommand, verb
+from kbe_nat.cli.verb import HabitCommand, verb, version_option
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import End, EventRow, FlowCountRow, FlowRow, StatsRow
 from kbe_nat.errors import SettingError
@@ -52,19 +52,19 @@ class TaskSettings:
 
 def parse_mask(text: str) -> tuple[str, ...]:
     """Kinds of events, with commas between. Raises ValueError."""
-    kinds = tuple(
-        event for word in text.upper().split(",") for event in EVENTS.get(word, (f"?{word}",))
-    )
-    for kind in kinds:
-        if kind.startswith("?"):
-            raise ValueError(f"{kind[1:]!r} is none of {', '.join(EVENTS)}")
-    return kinds
+    words = text.split(",")
+    for word in words:
+        if word.upper() not in EVENTS:
+            raise ValueError(f"{word!r} is none of {', '.join(EVENTS)}")
+    return tuple(event for word in words for event in EVENTS[word.upper()])
 
 
 def parse_form(text: str) -> frozenset[str]:
     """Forms of a line, with commas between. Raises ValueError."""
     words = frozenset(text.lower().split(",")) - {"text"}
     for word in sorted(words - {*FORMS}):
+        if word in OTHER_FORMS:
+            raise ValueError(f"{word}: {OTHER_FORMS[word]}")
         raise ValueError(f"{word!r} is none of text, {', '.join(FORMS)}")
     return words
 
@@ -78,9 +78,20 @@ EVENTS: Final = {
 }
 DOCUMENTS: Final = ("json", "yaml")
 """Forms that have all that there is."""
+OTHER_FORMS: Final = {
+    "save": "connections begin by packets, so there is nothing to load it into; -o json has all",
+    "labels": "labels of connections are not read",
+}
+"""Of conntrack-tools."""
+OTHER_TABLES: Final = {
+    "expect": "expectations are not listed: no helper works on connections to Services",
+    "dying": "connections that have ended are not listed; -E -e DESTROY shows them as they end",
+    "unconfirmed": "connections are listed once their first packet has passed",
+}
+"""Of the kernel."""
 FORMS: Final = ("extended", "timestamp", "ktimestamp", "id", *DOCUMENTS)
 TASK_FLAGS: Final[Flags] = {
-    "list_them": Flag("--list", "-L", help="List connections; the default."),
+    "list_them": Flag("--list", "--dump", "-L", help="List connections; the default."),
     "get": Flag("--get", "-G", help="Show the connection of -p, -s, -d, --sport and --dport."),
     "events": Flag("--event", "-E", help="Show what happens, until Ctrl-C."),
     "count": Flag("--count", "-C", help="Count connections."),
@@ -131,6 +142,10 @@ class ConntrackCommand(HabitCommand):
         "--zero": "counters only grow, as /metrics needs them",
     }
 
+    def __init__(self, name: str, function: Callable[..., Any], tables: dict[str, Flags]) -> None:
+        super().__init__(name, function, tables)
+        self.params.append(version_option())
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See the class."""
         return super().parse_args(ctx, with_any(args))
@@ -158,6 +173,8 @@ def conntrack(
       kbe-nat conntrack -D -s 10.0.2.15 --dport 80
     """
     # conntrack-tools name a table there, of which there is one here.
+    if names[:1] and names[0] in OTHER_TABLES:
+        raise SettingError("TABLE", OTHER_TABLES[names[0]])
     names = names[1:] if names[:1] == ["conntrack"] else names
     flows = flows.of_services(names)
     _check(command, task, flows)

@@ -84,11 +84,11 @@ def parse_mark(text: str) -> tuple[int, int]:
 
 def parse_status(text: str) -> tuple[str, ...]:
     """Words of the status, with commas between. Raises ValueError."""
-    words = tuple(word.upper() for word in text.split(","))
+    words = text.split(",")
     for word in words:
-        if word not in STATUS:
+        if word.upper() not in STATUS:
             raise ValueError(f"{word!r} is none of {', '.join(STATUS)}")
-    return words
+    return tuple(word.upper() for word in words)
 
 
 @dataclass(frozen=True)

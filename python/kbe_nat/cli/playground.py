@@ -51,7 +51,8 @@ StateFolder = Annotated[
         "--state",
         envvar="KBE_NAT_PLAYGROUND",
         metavar="DIR",
-        help="The playground's folder, which `up` makes and `down` removes.",
+        help="The playground's folder, which `up` makes and `down` removes; the variable"
+        " KBE_NAT_PLAYGROUND says it too.",
     ),
 ]
 KINDS_LISTED: Final = tuple(VIEWS)
@@ -87,6 +88,7 @@ def up(
                 )
                 for line in first_steps(world):
                     print(f"  {line}")
+                print(f"Without --socket: export KBE_NAT_SOCKET={shlex.quote(str(world.socket))}")
         except BaseException as error:
             if not (isinstance(error, PlaygroundError) and "is up" in str(error)):
                 world.down()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from kbe_nat import interrupt
+from kbe_nat import __version__, interrupt
 from kbe_nat.cli.flags.parameters import Flags, Option, Settings, parameter
 from kbe_nat.errors import SettingError
 
@@ -184,6 +184,24 @@ class VerbCommand(click.Command):
         """On one line."""
         pieces = " ".join(self.collect_usage_pieces(ctx))
         formatter.write(f"Usage: {ctx.command_path} {pieces}\n")
+
+
+def version_option() -> click.Option:
+    """--version, which prints and ends."""
+    return click.Option(
+        ["--version", "-V"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        help="Print the version and exit.",
+        callback=_print_version,
+    )
+
+
+def _print_version(context: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        click.echo(f"kbe-nat {__version__}")
+        context.exit()
 
 
 class HabitCommand(VerbCommand):

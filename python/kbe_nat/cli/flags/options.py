@@ -27,7 +27,7 @@ SOCKET_FLAG: Final[Flag] = Flag(
     # Not readable: the daemon's own words come when it must not be asked.
     "--socket",
     envvar="KBE_NAT_SOCKET",
-    help="Control socket of the daemon.",
+    help="Control socket of the daemon; the variable KBE_NAT_SOCKET says it too.",
 )
 Socket: TypeAlias = Annotated[Path, SOCKET_FLAG]
 
