@@ -159,8 +159,12 @@ def test_the_command_prints_a_table_and_rows(
     code, out, _ = kbe("decisions", "--socket", path, "--verdict", "reject", "-o", "json")
     (row,) = json.loads(out)["items"]
     assert (code, row["verdict"], row["cause"]) == (0, DecisionAction.REJECT, "no-endpoints")
+    assert (row["frontend"], row["backend"]) == ("172.30.228.255:80", None)
     code, out, _ = kbe("decisions", "--socket", path, "--limit", "1", "-o", "json")
     assert [row["sequence"] for row in json.loads(out)["items"]] == [2]
+    code, out, _ = kbe("decisions", "--socket", path, "--verdict", "translate", "-o", "json")
+    (row,) = json.loads(out)["items"]
+    assert (row["client"], row["backend"]) == ("10.0.2.15:49152", "10.0.0.1:9876")
 
 
 def test_a_wrong_duration_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -461,7 +461,7 @@ def test_connections_live_on_when_the_engine_chooses_again(
         chosen_answers = stack.enter_context(opened(12)).asked()
         assert queued(daemon) == before + 12
         shown = json.loads(daemon.ask("decisions", service, "-o", "json"))["items"]
-        assert Counter(join_address(*row["backend"]) for row in shown) == {
+        assert Counter(row["backend"] for row in shown) == {
             join_address(NAMES[name][family], 9953): count
             for name, count in Counter(chosen_answers).items()
         }

@@ -29,7 +29,6 @@ from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
 from kbe_nat.daemon.rows import DecisionAction, DecisionRow, StatsRow
 from kbe_nat.errors import SettingError
-from kbe_nat.model import join_address
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,10 @@ def cells(row: DecisionRow) -> list[str]:
     return [
         f"{moment}.{int(row.time % 1 * 10)}",
         row.protocol,
-        join_address(*row.client),
-        join_address(*row.frontend),
+        row.client,
+        row.frontend,
         row.service or "-",
-        join_address(*row.backend) if row.backend else f"{row.verdict}: {row.cause}",
+        row.backend or f"{row.verdict}: {row.cause}",
         row.choice or "-",
         "-" if row.endpoint_count is None else str(row.endpoint_count),
     ]

@@ -353,14 +353,14 @@ class DecisionRow(msgspec.Struct, frozen=True):
     """Seconds since 1970, up to 0.07 early."""
     protocol: str
     """tcp, udp, sctp, icmp or icmpv6."""
-    client: End
-    """Where it came from."""
-    frontend: End
-    """Where it went to."""
+    client: str
+    """Address and port that it came from."""
+    frontend: str
+    """Address and port that it went to."""
     service: str | None
     """The service port; null where no one has the frontend."""
-    backend: End | None
-    """The backend that it was sent to; null where it was refused."""
+    backend: str | None
+    """Address and port that it was sent to; null where it was refused."""
     verdict: DecisionAction
     """translate, drop or reject."""
     cause: str
