@@ -76,6 +76,9 @@ def _verb(arguments: "Sequence[str]") -> int:
     try:
         code = app.main(arguments, prog_name="kbe-nat", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except (click.MissingParameter, click.NoSuchOption) as error:
+        path = error.ctx.command_path if error.ctx else "kbe-nat"
+        return _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
     except click.ClickException as error:
         return _complain(error.format_message())
     except NotFoundError as error:

@@ -161,6 +161,44 @@ def test_verbs_of_two_words_are_the_groups() -> None:
     assert sorted(groups) == sorted(NESTED)
 
 
+def test_endpoints_are_found_by_address(ask: Ran) -> None:
+    _, everything, _ = ask("get", "ep", "web", "--no-headers")
+    for name in ("10.0.0.1", "10.0.0.1:9876"):
+        assert ask("get", "ep", name, "--no-headers") == (0, everything, "")
+    code, out, err = ask("get", "ep", "10.0.0.9", "10.0.0.1", "shop/web:http", "-o", "name")
+    assert (code, out.split()) == (1, ["endpoints/default/web", "endpoints/shop/web:http"])
+    assert err == 'Error from server (NotFound): endpoints "10.0.0.9" not found\n'
+
+
+def test_what_is_missing_or_wrong_leads_to_the_help(ask: Ran) -> None:
+    for words, said in (
+        (("get",), "KIND is one of services (svc), endpoints (ep)"),
+        (("get", "svc", "--wrong"), "--wrong"),
+        (("get", "flowz"), "'flowz' is none of services (svc)"),
+    ):
+        code, out, err = ask(*words)
+        assert (code, out, said in err) == (2, "", True), err
+        assert err.endswith("see kbe-nat get --help\n")
+    for word in ("status", "flows", "svc"):
+        assert ask(word)[::2] == (2, f"kbe-nat: {word} is a kind: kbe-nat get {word}\n")
+    assert "which kbe-nat get ep -o wide lists" in ask("describe", "ep", "web")[2]
+
+
+def test_a_strategy_that_was_not_set_is_not_unset(ask: Ran) -> None:
+    nothing = (0, "default/web: no strategy was set: nothing to unset\n", "")
+    assert ask("strategy", "unset", "web") == nothing
+    assert ask("strategy", "set", "web", "rr")[0] == 0
+    assert "as its annotation" in ask("strategy", "unset", "web")[1]
+    assert ask("strategy", "unset", "web") == nothing
+    assert ask("strategy", "unset", "wbe")[0] == 1
+
+
+@pytest.mark.parametrize("flag", ["--exact", "-X", "--sort", "--nosort", "--persistent-conn"])
+def test_flags_of_ipvsadm_are_answered(ask: Ran, flag: str) -> None:
+    code, out, err = ask("ipvs", "-Ln", flag)
+    assert (code, out, f"Invalid value for {flag}: " in err) == (2, "", True)
+
+
 def test_labels_are_a_column(ask: Ran) -> None:
     head, *rows = ask("get", "svc", "--show-labels")[1].splitlines()
     assert head.endswith("  labels")

@@ -159,7 +159,10 @@ def test_wrong_objects_change_nothing(playground: Playground, tmp_path: Path) ->
             "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 99999}]}",
             "spec.ports[0].port",
         ),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}", "the playground has no such objects"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}",
+            "Pod p: the playground has no such objects",
+        ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: other}",
             "metadata.namespace",

@@ -110,6 +110,16 @@ def test_a_disagreement_is_reported(cluster: Cluster, objects: Path) -> None:
     assert found[0]["destinations"] == ["172.17.0.8:9876", "172.17.0.9:9876"]
 
 
+def test_it_says_that_it_runs_and_how_it_ends(cluster: Cluster, tmp_path: Path) -> None:
+    own = tmp_path / "cluster.yaml"
+    own.write_text(SEED)
+    flags = ("--manifests", str(own), "--node-address", "10.0.2.15", "--duration", "0.1")
+    command = (*cluster.node.prefix, *COMMAND, "shadow", *flags)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = "kbe-nat: new connections are compared for 0.1 s; then comes a summary\n"
+    assert (done.stderr, "no connection to compare" in done.stdout) == (said, True)
+
+
 @pytest.mark.parametrize("flags", [(), ("--existing",)])
 def test_without_the_privilege_one_line_says_so(
     cluster: Cluster, tmp_path: Path, flags: tuple[str, ...]

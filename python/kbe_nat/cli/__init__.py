@@ -95,6 +95,22 @@ class RootGroup(VerbGroup):
             args = [*(word for word in args[1:] if word != "help"), "--help"]
         return super().parse_args(ctx, args)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click. Raises `UsageError` for no verb, with a hint where it is a kind of `get`."""
+        word = args[0]
+        if word not in VERBS and not word.startswith("-"):
+            from kbe_nat.cli.kinds import KIND_WORDS
+
+            if word.lower() in KIND_WORDS:
+                raise click.UsageError(f"{word} is a kind: kbe-nat get {word}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Below the verbs, and as far on the left as their groups."""
+        formatter.write(f"\n{self.epilog}\n")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """By group, with lines that need no verb to be imported."""
         for title, verbs in GROUPS.items():

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import click
 import msgspec
 
+from kbe_nat.cli.destination import is_name
 from kbe_nat.cli.flags.flag import Argument, Flag
 from kbe_nat.cli.flags.listing import (
     LISTING_FLAGS,
@@ -40,7 +41,8 @@ from kbe_nat.daemon.rows import (
     StatsRow,
     StatusRow,
 )
-from kbe_nat.errors import SettingError
+from kbe_nat.errors import NotFoundError, SettingError
+from kbe_nat.sources.address import split_address
 
 LISTS: Final[dict[str, tuple[Listing[Any], type[Any], str]]] = {
     "services": (SERVICES, ServiceRow, "services"),
@@ -101,6 +103,7 @@ def get(
 
     A name is that of a Service, NAMESPACE/NAME, or of one of its ports, NAMESPACE/NAME:PORT;
     without a namespace that of -n counts, or default. Endpointslices have names of their own, too.
+    Endpoints may be named by ADDRESS or ADDRESS:PORT.
     Names that nothing has end the verb with 1, behind what the others have.
 
     Examples:
@@ -114,14 +117,7 @@ def get(
     things = resources(words, tuple(KINDS), "get")
     _check(command, things, listing)
 
-    def look_of(kind: str, names: Sequence[str]) -> Callable[[], Iterator[Any]]:
-        _, row, verb_name = LISTS[kind]
-        wanted: dict[str, object] = {"names": names} if kind == "nodes" and names else {}
-        if kind != "nodes":
-            wanted = selection_parameters(selection, names)
-        if kind == "flows":
-            wanted["limit"] = limit
-        return partial(ask_rows, socket, verb_name, row, **wanted)
+    look_of = partial(_look_of, socket, selection, limit)
 
     def show_kind(kind: str, names: Sequence[str]) -> None:
         if kind in DOCUMENTS:
@@ -155,6 +151,39 @@ def _check(command: click.Context, things: dict[str, list[str]], listing: Listin
             raise SettingError("NAME", f"there are no names of {kind}")
         if listing.output.form == "name":
             raise SettingError("--output", f"there are no names of {kind}")
+
+
+def _look_of(
+    socket: Path, selection: SelectionSettings, limit: int, kind: str, names: Sequence[str]
+) -> Callable[[], Iterator[Any]]:
+    """What asks for the rows of a kind."""
+    _, row, verb_name = LISTS[kind]
+    if kind == "endpoints" and (addresses := [each for each in names if not is_name(each)]):
+        services = [each for each in names if is_name(each)]
+        return partial(_at, socket, addresses, services, selection)
+    wanted: dict[str, object] = {"names": names} if kind == "nodes" and names else {}
+    if kind != "nodes":
+        wanted = selection_parameters(selection, names)
+    if kind == "flows":
+        wanted["limit"] = limit
+    return partial(ask_rows, socket, verb_name, row, **wanted)
+
+
+def _at(
+    socket: Path, addresses: Sequence[str], services: Sequence[str], selection: SelectionSettings
+) -> Iterator[EndpointRow]:
+    """The endpoints at addresses, and those of Services. Raises `NotFoundError` behind them."""
+    wanted = selection_parameters(selection, ())
+    rows = [
+        (row, {row.backend, split_address(row.backend)[0]})
+        for row in ask_rows(socket, "endpoints", EndpointRow, **wanted)
+    ]
+    yield from (row for row, places in rows if not places.isdisjoint(addresses))
+    if services:
+        named = selection_parameters(selection, services)
+        yield from ask_rows(socket, "endpoints", EndpointRow, **named)
+    if missing := [each for each in addresses if not any(each in places for _, places in rows)]:
+        raise NotFoundError("endpoints", *missing)
 
 
 def _show_document(kind: str, socket: Path, output: Output) -> None:

@@ -107,6 +107,16 @@ class IpvsCommand(HabitCommand):
         **dict.fromkeys(
             ("-f", "--fwmark-service"), "no Service is told by a firewall mark; -t and -u name one"
         ),
+        **dict.fromkeys(
+            ("--exact", "-X"), "numbers are exact up to 10,000,000; kbe-nat get svc -o wide has all"
+        ),
+        "--sort": "service ports and endpoints are sorted already",
+        "--nosort": "service ports and endpoints are sorted, as get svc lists them",
+        **dict.fromkeys(
+            ("--persistent-conn", "--persistent"),
+            "clients that keep their endpoint have no entries of connections; kbe-nat get svc -o"
+            " wide shows for how long they do",
+        ),
         "--timeout": "kbe-nat proxy has them from kube-proxy's section conntrack",
         "--daemon": "one node's connections are not sent to another's",
     }

@@ -33,7 +33,7 @@ NAMED_BY: Final = {
     "nodes": "nodes",
 }
 """Whose names stand behind a kind; the others have none."""
-_KINDS: Final = {word: kind for kind, aliases in ALIASES.items() for word in (kind, *aliases)}
+KIND_WORDS: Final = {word: kind for kind, aliases in ALIASES.items() for word in (kind, *aliases)}
 
 
 class Resources(click.ParamType[str]):
@@ -45,6 +45,10 @@ class Resources(click.ParamType[str]):
         """`has_names` says whether the daemon knows the names of things of these kinds."""
         self.kinds = kinds
         self.has_names = has_names
+
+    def get_missing_message(self, param: Any, ctx: Any) -> str:  # noqa: ANN401
+        """See click."""
+        return f"KIND is one of {_listed(self.kinds)}"
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
         """The kinds, until one is there."""
@@ -72,7 +76,7 @@ class ServiceName(click.ParamType[str]):
 def service_name(word: str) -> str:
     """The name in NAME, NAMESPACE/NAME or KIND/NAME, of a Service or of its endpoints."""
     kind, _, name = word.partition("/")
-    return name if name and _KINDS.get(kind.lower()) in ("services", "endpoints") else word
+    return name if name and KIND_WORDS.get(kind.lower()) in ("services", "endpoints") else word
 
 
 def in_namespace(name: str, namespace: str) -> str:
@@ -105,13 +109,19 @@ def resources(words: Sequence[str], kinds: Sequence[str], verb: str) -> dict[str
 
 def _kind(word: str, kinds: Sequence[str], verb: str) -> str:
     """The kind that a word names. Raises `SettingError`."""
-    kind = _KINDS.get(word.lower())
+    kind = KIND_WORDS.get(word.lower())
     if kind in kinds:
         assert kind
         return kind
     if kind is None:
-        raise SettingError("KIND", f"{word!r} is none of {_listed(kinds)}")
+        raise SettingError(
+            "KIND", f"{word!r} is none of {_listed(kinds)}; see kbe-nat {verb} --help"
+        )
     elsewhere = ELSEWHERE.get(kind, "")
+    if verb == "describe" and kind != "pods":
+        elsewhere = (
+            f", which kbe-nat get {ALIASES[kind][0] if ALIASES[kind] else kind} -o wide lists"
+        )
     raise SettingError("KIND", f"{verb} has no {kind}{elsewhere}: it has {_listed(kinds)}")
 
 

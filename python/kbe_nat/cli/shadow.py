@@ -153,7 +153,9 @@ def shadow(
     flows = (
         conntrack_entries()
         if existing
-        else _new_flows(source, comparison, node, warnings, duration)
+        else _new_flows(
+            source, comparison, node, warnings, duration, is_said=document.output.is_table
+        )
     )
     with suppress(KeyboardInterrupt):
         _compare(flows, comparison, count, document.output)
@@ -183,10 +185,17 @@ def _new_flows(
     node: NodeSettings,
     warnings: set[str],
     duration: float | None,
+    *,
+    is_said: bool,
 ) -> Iterator[ConntrackEntry]:
-    """Connections as they begin. Between events the objects are read again where they changed."""
+    """Connections as they begin. Between events the objects are read again where they changed.
+    `is_said` says to people that it has begun.
+    """
     end = None if duration is None else time.monotonic() + duration
     events = ConntrackEvents(socket_buffer=EVENT_BYTES)
+    if is_said:
+        length = "until Ctrl-C" if duration is None else f"for {duration:g} s"
+        warn(f"new connections are compared {length}; then comes a summary")
     newest_read = time.monotonic()
     while end is None or time.monotonic() < end:
         flows, is_overrun = events.receive(WAIT_SECONDS)

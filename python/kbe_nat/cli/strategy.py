@@ -56,6 +56,9 @@ def unset_strategy(
 def _set(service: str, namespace: str, name: Strategy | None, socket: Path) -> None:
     service = in_namespace(service, namespace)
     (ports,) = ask(socket, "strategy", int, service=service, strategy=name)
+    if not ports:
+        print(f"{service}: no strategy was set: nothing to unset")
+        return
     chosen = name or "as its annotation or --strategy says"
     print(f"{service}: {chosen} ({ports} service port{'s' if ports != 1 else ''})")
 

@@ -161,13 +161,14 @@ class Controller:
     def set_strategy(self, service: str, strategy: Strategy | None) -> int:
         """Choose backends of this service port, or of all ports of "namespace/name", in another way
         from now on, with None as the annotation or the strategy of all says; flows and affinity
-        stay. Returns how many ports that were. Raises `NotFoundError` for a name that none has.
+        stay. Returns how many ports that were, with None of those that were set. Raises
+        `NotFoundError` for a name that none has.
         """
         with self._lock:
             ports = self._ports_of(service)
-            self._overrides.set_strategy(ports, strategy)
+            count = self._overrides.set_strategy(ports, strategy)
             self._carry_out(service_keys(ports))
-            return len({port.name for port in ports})
+            return count
 
     def let_kernel_choose(self, ports: frozenset[str]) -> None:
         """Let the kernel choose for these service ports, by their names, and for no others that

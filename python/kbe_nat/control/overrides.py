@@ -57,13 +57,15 @@ class Overrides:
         self.kernel_ports: frozenset[str] = frozenset()
         """Service ports for which the kernel chooses, of those that leave it open."""
 
-    def set_strategy(self, ports: Iterable[PlannedPort], strategy: Strategy | None) -> None:
-        """Choose the backends of these ports so; None: as their objects say."""
-        for port in ports:
-            if strategy is None:
-                self._strategies.pop(port.name, None)
-            else:
-                self._strategies[port.name] = strategy
+    def set_strategy(self, ports: Iterable[PlannedPort], strategy: Strategy | None) -> int:
+        """Choose the backends of these ports so; None: as their objects say. Returns for how many
+        names of ports that was done: with None for those that had a strategy of ours.
+        """
+        names = {port.name for port in ports}
+        if strategy is None:
+            return sum(self._strategies.pop(name, None) is not None for name in names)
+        self._strategies.update(dict.fromkeys(names, strategy))
+        return len(names)
 
     def apply_to(self, port: PlannedPort) -> PlannedPort:
         """The port as operators want it. Cost: linear in its backends, however many drains there

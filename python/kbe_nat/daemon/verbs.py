@@ -318,7 +318,7 @@ class Verbs:
         yield explain_live(self._controller, content, device)
 
     def strategy(self, service: str, strategy: str | None) -> Iterator[int]:
-        """Choose backends in another way; None: as before. Yields the number of service ports."""
+        """Choose backends in another way; None: as before. Yields the number of ports."""
         if strategy is not None and strategy not in list(Strategy):
             raise ControlError(f"{strategy!r} is no strategy; there are {', '.join(Strategy)}")
         wanted = None if strategy is None else Strategy(strategy)

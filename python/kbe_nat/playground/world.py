@@ -326,17 +326,19 @@ def _parse(text: str, origin: str) -> list[tuple[Any, ParsedObject]]:
         document for document in parse_documents(text.encode(), origin) if document is not None
     )
     for number, document in enumerate(present, 1):
-        for item in decode(document, f"{origin}, document {number}"):
+        place = f"{origin}, document {number}"
+        for item in decode(document, place):
             if isinstance(item, ObjectError):
                 raise item
+            name = (document.get("metadata") or {}).get("name", "")
             if not isinstance(item, ParsedObject) or item.kind not in KINDS.values():
                 raise PlaygroundError(
-                    f"{origin}, document {number}: {document.get('kind')}: "
-                    "the playground has no such objects"
+                    f"{place}: {document.get('kind')} {name}: the playground has no such objects"
                 )
             if namespace(item.value) != "default":
                 raise PlaygroundError(
-                    f"{origin}, document {number}: metadata.namespace: only default is there"
+                    f"{place}: {item.kind} {item.value.metadata.name}: metadata.namespace: only"
+                    " default is there"
                 )
             parsed.append((document, item))
     return parsed
