@@ -177,3 +177,8 @@ def test_explain_and_dump_know_the_same_pods(
         told = kbe.json("explain", *given, "--from", source, "--to", "10.96.0.20:80")
         is_pod = bool(pods) and ip_address(source) in ip_network(pods)
         assert told["masquerade"] == (bool(pods) and not is_pod), source
+
+
+def test_a_word_that_is_no_capture_is_said_to_be_none(kbe: Ran) -> None:
+    code, out, err = kbe("explain", "svc", "-f", SEED)
+    assert (code, out, "there is no file svc; --to names a Service" in err) == (2, "", True)

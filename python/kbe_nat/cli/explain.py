@@ -192,6 +192,8 @@ def _which(
 ) -> tuple[str, str]:
     """The flag that is missing or too much, and why, where not one packet or list is described."""
     ways = "give --from and --to, or --flows, or a capture and --packet"
+    if capture is not None and not capture.exists():
+        return "CAPTURE", f"there is no file {capture}; --to names a Service"
     if capture is not None and number is None:
         return "--packet", f"say which packet of {capture} is meant"
     if number is not None and capture is None:
