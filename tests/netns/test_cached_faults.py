@@ -31,7 +31,7 @@ from harness.programs import NAMED_POD
 from harness.stage import served
 from harness.waiting import eventually
 from kbe_nat.family import Family
-from kbe_nat.playground.namespaces import Namespace
+from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.rule import DatapathKind
 
 LOCAL = {Family.IPV4: "172.18.0.2", Family.IPV6: "fd00:18::2"}
@@ -262,6 +262,28 @@ def test_a_device_with_filters_of_tc_is_left_to_the_kernel(daemon: Daemon, cache
     node.call("tc", "filter", "delete", "dev", "docker0", "ingress")
     own.await_cache()
     assert daemon.get("stats")["uncached_devices"] == {}
+
+
+@FAMILIES
+def test_a_connection_that_begins_among_many_short_ones_is_cached_all_the_same(
+    daemon: Daemon, family: Family
+) -> None:
+    cluster = daemon.cluster
+
+    def flood() -> None:
+        """Opens and ends connections until the daemon has heard enough of them."""
+        domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
+        while not counters(daemon)["cache-pauses"]:
+            for _ in range(400):
+                with socket.socket(domain, socket.SOCK_STREAM) as short:
+                    short.settimeout(10)
+                    short.connect((VIPS[family], PORT))
+
+    inside(cluster.client.path, flood)
+    # It may begin while nobody listens.
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+    assert counters(daemon)["cache-events-lost"] == 0
 
 
 def test_more_flows_than_there_is_room_for_are_answered_all_the_same(daemon: Daemon) -> None:

@@ -21,7 +21,7 @@ use kbe_nat_engine::Engine;
 use kbe_nat_netlink::conntrack::{Answers, Waker};
 
 use crate::conntrack_sync::kernel_flow;
-use crate::update_budget::Budget;
+use crate::update_budget::{Budget, UPDATES};
 
 /// Tells an engine of answers. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl AnswerWatch {
     /// # Errors
     /// The system's.
     pub fn run(&self, engine: &Mutex<Engine>, answers: &mut Answers) -> io::Result<()> {
-        let (mut found, mut budget) = (Vec::new(), Budget::new(Instant::now()));
+        let (mut found, mut budget) = (Vec::new(), Budget::new(Instant::now(), UPDATES));
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             let pause = budget.pause(Instant::now());

@@ -1,7 +1,7 @@
 //! Decides which flows the cache of established flows may carry, in the datapath `cached`.
 //!
 //! Theory of operation. The cache translates and sends packets by itself, ahead of everything that
-//! the kernel would ask about them. It is kept right by four things:
+//! the kernel would ask about them. It is kept right by these things:
 //!
 //! - *Proposals.* A flow is proposed once conntrack calls it assured (TCP: for a second), the
 //!   engine has it, and nothing excludes it. Its windows are made liberal first, because conntrack
@@ -10,7 +10,10 @@
 //! - *Ends.* [`crate::ConntrackSync`], which ends flows, and hears of those that have ended, calls
 //!   [`CacheSync::forget`] before conntrack forgets the flow, and [`CacheSync::end`] after. Events
 //!   about changes tell here of TCP that begins to end.
-//! - *Doubts.* Whatever may send packets another way ([`Doubts`]) voids entries: all, or those that
+//! - *Floods.* The kernel makes events about changes while clients wait for it. Of many connections
+//!   in a second most are short, and are not worth it: the rest of that second's are not listened
+//!   to ([`hearing`]), and a look at conntrack's table finds those that have stayed.
+//! - *Doubts.* Whatever may send packets another way voids entries: all, or those that
 //!   it is about ([`CacheDevices`]). They come back with the next packets that leave.
 //! - *The lease.* The cache works for [`LEASE`] after the last beat. If this thread hangs or dies,
 //!   all packets go the kernel's way.
@@ -37,16 +40,20 @@ use std::time::{Duration, Instant};
 use kbe_nat_engine::{Cidr, Engine, KernelFlow};
 use kbe_nat_flowcache::{FlowCache, Proposal};
 use kbe_nat_netlink::addresses::Addresses;
-use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Updates, Waker, established_timeout};
-use kbe_nat_netlink::doubts::{Doubts, Topic};
-use kbe_nat_netlink::links::Links;
+use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Waker, established_timeout};
+use kbe_nat_netlink::doubts::Topic;
 
 use crate::cache_devices::CacheDevices;
-use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage, Standing};
+use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage};
 use crate::locking::lock;
 
+mod hearing;
+mod sockets;
 mod words;
 
+use hearing::{Heard, Hearing};
+pub use sockets::CacheSockets;
+pub use words::CacheState;
 pub(crate) use words::{add, key_of};
 use words::{carried, flow_of, passage, proposal, tuple};
 
@@ -64,6 +71,7 @@ pub struct CacheSync {
     wants_resync: AtomicBool,
     /// The same, because events were lost.
     has_lost_events: AtomicBool,
+    pauses: AtomicU64,
     turns: AtomicU64,
     overruns: AtomicU64,
     delayed: AtomicU64,
@@ -71,32 +79,8 @@ pub struct CacheSync {
     vanished: AtomicU64,
 }
 
-/// The sockets of a [`CacheSync`], in one network namespace.
-#[derive(Debug)]
-pub struct CacheSockets {
-    /// Of changes of flows.
-    pub updates: Updates,
-    /// Of doubts.
-    pub doubts: Doubts,
-    /// Of what tc does at devices.
-    pub links: Links,
-    /// Of the node's addresses.
-    pub addresses: Addresses,
-    /// Of requests about flows.
-    pub requests: Requests,
-}
-
-/// Where a flow stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CacheState {
-    /// Whether it is proposed, or why not.
-    pub standing: Standing,
-    /// Whether the cache has a current entry for the client's packets, and for answers.
-    pub is_cached: [bool; 2],
-}
-
 impl CacheSync {
-    /// `waker` is that of the [`Updates`] which [`CacheSync::run`] gets. At most `limit` flows are
+    /// `waker` is that of the updates which [`CacheSync::run`] gets. At most `limit` flows are
     /// cached: none with an address in `ranges`, and none by one of these devices.
     #[must_use]
     pub fn new(
@@ -115,6 +99,7 @@ impl CacheSync {
             is_stopped: AtomicBool::default(),
             wants_resync: AtomicBool::default(),
             has_lost_events: AtomicBool::default(),
+            pauses: AtomicU64::default(),
             turns: AtomicU64::default(),
             overruns: AtomicU64::default(),
             delayed: AtomicU64::default(),
@@ -149,6 +134,11 @@ impl CacheSync {
     /// How often the kernel dropped events because we were too slow.
     pub fn overruns(&self) -> u64 {
         self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// Seconds of which a part was not listened to, because too many flows changed.
+    pub fn pauses(&self) -> u64 {
+        self.pauses.load(Ordering::Relaxed)
     }
 
     /// Overruns of doubts after which devices were not read anew at once, because they were too
@@ -328,6 +318,7 @@ impl CacheSync {
     fn follow(&self, engine: &Mutex<Engine>, sockets: &mut CacheSockets) -> io::Result<()> {
         let (mut entries, mut doubts) = (Vec::new(), Vec::new());
         let (mut beaten, mut echo) = (None::<Instant>, None::<Instant>);
+        let mut hearing = Hearing::new();
         // What has happened before is not known.
         self.void()?;
         self.take_out_owed(&mut lock(&self.flows))?;
@@ -359,14 +350,7 @@ impl CacheSync {
                 self.cache.beat(LEASE)?;
                 beaten = Some(Instant::now());
             }
-            if !sockets.updates.take(&mut entries)? {
-                // Flows that have begun are not proposed until conntrack's table is read, and those
-                // that have ended are carried no longer than their ends talk: the programs end a
-                // flow themselves, and other events tell of what conntrack forgets. Nothing goes a
-                // wrong way, so one who opens many flows takes nobody else's out of the cache.
-                self.overruns.fetch_add(1, Ordering::Relaxed);
-                self.has_lost_events.store(true, Ordering::Relaxed);
-            }
+            self.heed(hearing.take(&mut sockets.updates, &mut entries)?);
             self.note(entries.iter())?;
             entries.clear();
             // The wait comes last: a call that arrives during it ends it.
@@ -380,10 +364,23 @@ impl CacheSync {
                     when.saturating_duration_since(Instant::now()).saturating_add(PAUSE).min(BEAT)
                 })
             };
-            let patience = until_echo.map_or(patience, |longest| patience.min(longest));
+            let bounds = [until_echo, hearing.pause].into_iter().flatten();
+            let patience = bounds.fold(patience, Duration::min);
             sockets.updates.wait_beside(&sockets.doubts, patience)?;
         }
         Ok(())
+    }
+
+    /// Flows that have begun unheard are not proposed until conntrack's table is read, and those
+    /// that have ended are carried no longer than their ends talk: the programs end a flow
+    /// themselves, and other events tell of what conntrack forgets. Nothing goes a wrong way, so
+    /// one who opens many flows takes nobody else's out of the cache.
+    fn heed(&self, heard: Heard) {
+        self.overruns.fetch_add(u64::from(heard.is_overrun), Ordering::Relaxed);
+        self.pauses.fetch_add(u64::from(heard.is_enough), Ordering::Relaxed);
+        if heard.has_lost {
+            self.has_lost_events.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Takes note of flows as conntrack has them now.

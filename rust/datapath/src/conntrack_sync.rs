@@ -42,7 +42,7 @@ use crate::ended_flows::EndedFlows;
 use crate::locking::lock;
 use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
-use crate::update_budget::Budget;
+use crate::update_budget::{Budget, UPDATES};
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl ConntrackSync {
         let (mut changes, mut forgotten) = (Vec::new(), Vec::new());
         let (mut newest_full, mut pace) = (None::<Instant>, Pace::new());
         let mut frontends = PacedSelections::new(Instant::now());
-        let mut budget = Budget::new(Instant::now());
+        let mut budget = Budget::new(Instant::now(), UPDATES);
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             // Read ahead of the dump, so that a request that comes during it gets another dump.

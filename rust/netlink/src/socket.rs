@@ -40,6 +40,13 @@ impl Socket {
         Ok(())
     }
 
+    /// Begins or ends to hear a group's messages. Those that wait stay.
+    pub(crate) fn listen(&self, group: i32, is_listening: bool) -> io::Result<()> {
+        let option =
+            if is_listening { libc::NETLINK_ADD_MEMBERSHIP } else { libc::NETLINK_DROP_MEMBERSHIP };
+        self.set(libc::SOL_NETLINK, option, group)
+    }
+
     /// Lets only those messages wait for us which this program passes (classic BPF).
     pub(crate) fn set_filter(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
         let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

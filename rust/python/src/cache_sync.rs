@@ -151,6 +151,7 @@ impl CacheSync {
             ("neighbour-voids", neighbour_voids),
             ("devices-left-out", self.sync.left_out().len() as u64),
             ("events-lost", self.sync.overruns()),
+            ("pauses", self.sync.pauses()),
             ("rereads-delayed", self.sync.delayed()),
             ("devices", cache.devices().len() as u64),
         ] {

@@ -3,6 +3,7 @@
 
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_flowcache::Sizes;
+use kbe_nat_netlink::conntrack::Updates;
 
 use super::*;
 

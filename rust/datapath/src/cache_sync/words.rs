@@ -5,7 +5,16 @@ use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_flowcache::{CachedFlow, Proposal, Tuple};
 use kbe_nat_netlink::conntrack::Ends;
 
-use crate::cached_flows::{Carried, FlowKey, Passage};
+use crate::cached_flows::{Carried, FlowKey, Passage, Standing};
+
+/// Where a flow stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheState {
+    /// Whether it is proposed, or why not.
+    pub standing: Standing,
+    /// Whether the cache has a current entry for the client's packets, and for answers.
+    pub is_cached: [bool; 2],
+}
 
 /// Adds what the cache has carried to the counters of a flow that has some.
 pub(crate) fn add(flow: &mut KernelFlow, carried: [Carried; 2]) {

@@ -66,12 +66,7 @@ impl Answers {
     /// The system's: no privilege.
     pub fn listen(&mut self, is_listening: bool) -> io::Result<()> {
         if is_listening != self.is_listening {
-            let option = if is_listening {
-                libc::NETLINK_ADD_MEMBERSHIP
-            } else {
-                libc::NETLINK_DROP_MEMBERSHIP
-            };
-            self.socket.set(libc::SOL_NETLINK, option, libc::NFNLGRP_CONNTRACK_UPDATE)?;
+            self.socket.listen(libc::NFNLGRP_CONNTRACK_UPDATE, is_listening)?;
             self.is_listening = is_listening;
         }
         Ok(())

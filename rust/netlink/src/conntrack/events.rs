@@ -79,7 +79,7 @@ impl Events {
                 Topic::New => libc::NFNLGRP_CONNTRACK_NEW,
                 Topic::Ended => libc::NFNLGRP_CONNTRACK_DESTROY,
             };
-            socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+            socket.listen(group, true)?;
         }
         let (calls, waker) = Waker::pair()?;
         Ok((Self { socket, calls, inbox: Inbox::new(), hears_updates: false }, waker))
@@ -93,12 +93,7 @@ impl Events {
     /// The system's: no privilege.
     pub fn hear_updates(&mut self, is_wanted: bool) -> io::Result<()> {
         if is_wanted != self.hears_updates {
-            let option = if is_wanted {
-                libc::NETLINK_ADD_MEMBERSHIP
-            } else {
-                libc::NETLINK_DROP_MEMBERSHIP
-            };
-            self.socket.set(libc::SOL_NETLINK, option, libc::NFNLGRP_CONNTRACK_UPDATE)?;
+            self.socket.listen(libc::NFNLGRP_CONNTRACK_UPDATE, is_wanted)?;
             self.hears_updates = is_wanted;
         }
         Ok(())

@@ -23,6 +23,7 @@ pub struct Updates {
     socket: Socket,
     calls: UnixStream,
     inbox: Inbox,
+    is_listening: bool,
 }
 
 impl Updates {
@@ -35,10 +36,21 @@ impl Updates {
         let socket = Socket::open(libc::NETLINK_NETFILTER)?;
         socket.set_buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, socket_buffer)?;
         socket.set_filter(&mut filter())?;
-        let group = libc::NFNLGRP_CONNTRACK_UPDATE;
-        socket.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        socket.listen(libc::NFNLGRP_CONNTRACK_UPDATE, true)?;
         let (calls, waker) = Waker::pair()?;
-        Ok((Self { socket, calls, inbox: Inbox::new() }, waker))
+        Ok((Self { socket, calls, inbox: Inbox::new(), is_listening: true }, waker))
+    }
+
+    /// Begins or ends to listen. Events that wait stay. Cost: a system call for a change.
+    ///
+    /// # Errors
+    /// The system's: no privilege.
+    pub fn listen(&mut self, is_listening: bool) -> io::Result<()> {
+        if is_listening != self.is_listening {
+            self.socket.listen(libc::NFNLGRP_CONNTRACK_UPDATE, is_listening)?;
+            self.is_listening = is_listening;
+        }
+        Ok(())
     }
 
     /// Waits for events, for doubts or for a call of the [`Waker`], at most `timeout`, and
