@@ -113,12 +113,18 @@ def program(by_name: dict[str, Section], name: str) -> Iterator[str]:
         yield f"        {', '.join(words[start : start + 4])},"
     yield "    ],"
     yield "    relocations: &["
-    for relocation in relocations(by_name, name):
-        title = "".join(part.title() for part in re.findall(r"[a-z]+|\d+", relocation.symbol))
-        yield f"        ({relocation.instruction}, MapName::{title}, {relocation.offset}),"
+    cells = [relocated(relocation) for relocation in relocations(by_name, name)]
+    for start in range(0, len(cells), 2):
+        yield f"        {', '.join(cells[start : start + 2])},"
     yield "    ],"
     yield "};"
     yield ""
+
+
+def relocated(relocation: Relocation) -> str:
+    """A relocation in Rust."""
+    title = "".join(part.title() for part in re.findall(r"[a-z]+|\d+", relocation.symbol))
+    return f"({relocation.instruction}, MapName::{title}, {relocation.offset})"
 
 
 def sections(elf: bytes) -> list[Section]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import traffic
 from harness.cached_router import skip_without_cache
 from harness.clients import PORT, VIPS, endpoints, named, service
 from harness.daemons import Daemon
@@ -96,6 +97,22 @@ def talk(
     own = inside((where or daemon.cluster.client).path, opened)
     with own:
         yield Talk(own, daemon, own.getsockname()[:2], own.getpeername()[:2])
+
+
+def forge(daemon: Daemon, own: Talk, flags: int) -> None:
+    """A segment of the client's ends, far out of the connection's windows."""
+    (source, sport), (destination, dport) = own.source, own.destination
+    segment = traffic.tcp(sport, dport, flags, 0x1000_0000, 0)
+    packet = traffic.ip(source, destination, socket.IPPROTO_TCP, segment)
+    domain = socket.AF_INET6 if ":" in source else socket.AF_INET
+    link = inside(
+        daemon.cluster.client.path,
+        lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW),
+    )
+    before = counters(daemon)["cache-ended"]
+    with link:
+        link.sendto(packet, (destination, 0, 0, 0) if ":" in source else (destination, 0))
+    eventually(lambda: counters(daemon)["cache-ended"] > before)
 
 
 def counters(daemon: Daemon) -> dict[str, int]:

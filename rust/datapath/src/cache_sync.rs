@@ -48,10 +48,14 @@ use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage};
 use crate::locking::lock;
 
 mod hearing;
+mod patience;
+mod resets;
 mod sockets;
 mod words;
 
 use hearing::{Heard, Hearing};
+use patience::{BEAT, patience};
+use resets::{Resets, open_ones};
 pub use sockets::CacheSockets;
 pub use words::CacheState;
 pub(crate) use words::{add, key_of};
@@ -268,7 +272,7 @@ impl CacheSync {
     /// The system's.
     pub fn renew(&self, requests: &mut Requests) -> io::Result<()> {
         let (connections, seconds) = lock(&self.flows).take_renewals();
-        requests.renew(&connections, seconds)
+        requests.renew(&open_ones(&self.cache, &connections)?, seconds)
     }
 
     /// Ends a dump that was complete: flows which it has not shown are over.
@@ -316,7 +320,7 @@ impl CacheSync {
     }
 
     fn follow(&self, engine: &Mutex<Engine>, sockets: &mut CacheSockets) -> io::Result<()> {
-        let (mut entries, mut doubts) = (Vec::new(), Vec::new());
+        let (mut entries, mut doubts, mut resets) = (Vec::new(), Vec::new(), Resets::default());
         let (mut beaten, mut echo) = (None::<Instant>, None::<Instant>);
         let mut hearing = Hearing::new();
         // What has happened before is not known.
@@ -353,19 +357,12 @@ impl CacheSync {
             self.heed(hearing.take(&mut sockets.updates, &mut entries)?);
             self.note(entries.iter())?;
             entries.clear();
+            self.follow_resets(&mut sockets.requests, &mut resets)?;
+            let has_more = self.propose_due(engine, &mut sockets.requests)?;
             // The wait comes last: a call that arrives during it ends it.
             let until_echo = echo.map(|when| when.saturating_duration_since(Instant::now()));
-            let patience = if self.propose_due(engine, &mut sockets.requests)? {
-                Duration::ZERO
-            } else {
-                let next = lock(&self.flows).next_due();
-                next.map_or(BEAT, |when| {
-                    // A little later, so that one turn proposes many.
-                    when.saturating_duration_since(Instant::now()).saturating_add(PAUSE).min(BEAT)
-                })
-            };
-            let bounds = [until_echo, hearing.pause].into_iter().flatten();
-            let patience = bounds.fold(patience, Duration::min);
+            let bounds = [until_echo, hearing.pause, has_more.then_some(Duration::ZERO)];
+            let patience = bounds.into_iter().flatten().fold(patience(&self.flows), Duration::min);
             sockets.updates.wait_beside(&sockets.doubts, patience)?;
         }
         Ok(())
@@ -388,6 +385,16 @@ impl CacheSync {
         let (mut flows, now, mut over) = (lock(&self.flows), Instant::now(), Vec::new());
         entries.for_each(|entry| flows.note(entry, now, &mut over));
         self.take_out(&mut flows, &over)
+    }
+
+    /// Acts on what the programs tell.
+    fn follow_resets(&self, requests: &mut Requests, resets: &mut Resets) -> io::Result<()> {
+        let (passages, may_lack) = resets.follow(&self.cache, &self.flows, requests)?;
+        if may_lack {
+            // Conntrack forgets the others by itself, after the timeout of what is over.
+            self.has_lost_events.store(true, Ordering::Relaxed);
+        }
+        self.take_out(&mut lock(&self.flows), &passages)
     }
 
     fn read_addresses(&self, addresses: &mut Addresses) -> io::Result<()> {
@@ -477,15 +484,11 @@ impl CacheSync {
     }
 }
 
-/// Time between two beats.
-const BEAT: Duration = Duration::from_secs(1);
 /// After all entries became void, they do so once more: a packet that had passed the rules before
 /// they changed may have left since, and made an entry. Mostly it leaves within microseconds.
 const ECHO: Duration = Duration::from_millis(50);
 /// How long the cache works after a beat.
 const LEASE: Duration = Duration::from_secs(5);
-/// Added to the wait for a flow that is due.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Flows that are taken out by one call.
 const BATCH: usize = 64;
 

@@ -60,8 +60,8 @@ pub(crate) struct CachedFlows {
     dump: u64,
     /// Seconds for which conntrack keeps an established connection.
     established: u32,
-    /// Connections whose timeout is to be renewed.
-    renewals: Vec<Ends>,
+    /// Connections whose timeout is to be renewed, by the ends of both directions.
+    renewals: Vec<[Ends; 2]>,
     refused: u64,
 }
 
@@ -145,7 +145,7 @@ impl CachedFlows {
             record.renewed = packets;
             record.alive.1 = self.established;
             record.alive.2 = now;
-            self.renewals.push(key.original);
+            self.renewals.push([key.original, record.reply]);
         }
         let stage = record.stage;
         record.is_idle = is_idle;
@@ -175,8 +175,9 @@ impl CachedFlows {
         self.dump
     }
 
-    /// The connections of which conntrack's timeout is to be renewed, and that timeout in seconds.
-    pub(crate) fn take_renewals(&mut self) -> (Vec<Ends>, u32) {
+    /// The connections of which conntrack's timeout is to be renewed, by the ends of both
+    /// directions, and that timeout in seconds.
+    pub(crate) fn take_renewals(&mut self) -> (Vec<[Ends; 2]>, u32) {
         (std::mem::take(&mut self.renewals), self.established)
     }
 
@@ -214,6 +215,25 @@ impl CachedFlows {
         }
         record.stage = Stage::Proposed;
         Some(passages(key, record))
+    }
+
+    /// The flow of which this is a direction, if it is proposed.
+    pub(crate) fn flow_of(&self, passage: &Passage) -> Option<FlowKey> {
+        let Passage { protocol, arriving, leaving } = *passage;
+        let ends = [(arriving, leaving.reversed()), (leaving.reversed(), arriving)];
+        ends.into_iter().map(|(original, reply)| (FlowKey { protocol, original }, reply)).find_map(
+            |(key, reply)| {
+                let record = self.records.get(&key)?;
+                (record.reply == reply && record.stage.is_in_cache()).then_some(key)
+            },
+        )
+    }
+
+    /// Has a flow that is proposed be so once more: the programs have taken it out.
+    pub(crate) fn propose_again(&mut self, key: FlowKey, now: Instant) {
+        if self.records.get(&key).is_some_and(|record| record.stage == Stage::Proposed) {
+            self.enqueue(key, now, Stage::Again);
+        }
     }
 
     /// Takes note that a flow is ending, and returns what is to be taken out of the cache. Its

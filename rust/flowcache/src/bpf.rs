@@ -47,9 +47,10 @@ impl Attributes {
         self.bytes(offset, value.as_raw_fd().to_ne_bytes())
     }
 
-    /// Bytes that the kernel reads.
+    /// Bytes that the kernel reads. Of no bytes it wants no address either.
     fn source(self, offset: usize, bytes: &[u8]) -> Self {
-        self.bytes(offset, (bytes.as_ptr() as u64).to_ne_bytes())
+        let address = if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 };
+        self.bytes(offset, address.to_ne_bytes())
     }
 
     /// Bytes that the kernel writes.

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::bpf;
 use crate::counters::{COUNTERS, Counters};
 use crate::device::Links;
-use crate::flow::{CachedFlow, Family, Proposal, Tuple};
+use crate::flow::{CachedFlow, Family, Notice, Proposal, Tuple};
 use crate::layout::{self, Moment, Secrets, Voids};
 use crate::map::{self, Map, MapKind};
 use crate::probe::{self, ProbeError};
@@ -59,6 +59,7 @@ pub struct FlowCache {
     /// How often entries of a device were made void, by its place.
     voids: Map,
     counters: Map,
+    notices: Map,
     control: Map,
     secrets: Secrets,
     state: Mutex<Control>,
@@ -105,6 +106,7 @@ impl FlowCache {
         let peers = create("peers", MapKind::Hash, 4, 1, PEERS)?;
         let voids = create("voids", MapKind::Array, 4, 4, layout::DEVICES)?;
         let counters = create("counters", MapKind::PerCpuArray, 4, COUNTERS * 8, 1)?;
+        let notices = create("notices", MapKind::Queue, 0, layout::NOTICE, NOTICES)?;
         let control = create("control", MapKind::Array, 4, layout::CONTROL, 1)?;
         let maps = [
             (MapName::Flows4, v4.flows.descriptor()),
@@ -114,6 +116,7 @@ impl FlowCache {
             (MapName::Peers, peers.descriptor()),
             (MapName::Voids, voids.descriptor()),
             (MapName::Counters, counters.descriptor()),
+            (MapName::Notices, notices.descriptor()),
             (MapName::Control, control.descriptor()),
         ];
         let secrets = secrets().map_err(|error| LoadError::Map("control", error))?;
@@ -125,6 +128,7 @@ impl FlowCache {
             peers,
             voids,
             counters,
+            notices,
             control,
             secrets,
             state: Mutex::new(state),
@@ -329,6 +333,20 @@ impl FlowCache {
         Ok(Counters::sum(&values.unwrap_or_default()))
     }
 
+    /// What the programs have told since the last call, and whether that is so much that some may
+    /// be missing. Cost: a system call each.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take_notices(&self) -> io::Result<(Vec<Notice>, bool)> {
+        let mut notices = Vec::new();
+        while notices.len() < NOTICES as usize {
+            let Some(value) = self.notices.take(&[])? else { return Ok((notices, false)) };
+            notices.push(layout::notice(&value));
+        }
+        Ok((notices, true))
+    }
+
     fn maps(&self, family: Family) -> &FamilyMaps {
         match family {
             Family::V4 => &self.v4,
@@ -408,6 +426,8 @@ const FIRST: [u8; 4] = [0; 4];
 /// Free elements of an LRU map that the kernel keeps for a processor (`LOCAL_FREE_TARGET` in its
 /// kernel/bpf/bpf_lru_list.c).
 const ASIDE: u32 = 128;
+/// Notices that wait: more than connections end by RST, in a turn of who reads them.
+const NOTICES: u32 = 1024;
 /// Pods of a node, many times over.
 const PEERS: u32 = 1 << 14;
 

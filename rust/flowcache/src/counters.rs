@@ -70,6 +70,11 @@ counters! {
     renewed;
     /// Connections whose entries a packet has ended.
     ended;
+    /// Dropped: the first packet of a connection within a second after a RST ended another one with
+    /// the same ends.
+    reopened;
+    /// Resets, and volumes of packets, of which the daemon could not be told, because it was slow.
+    untold;
 }
 
 /// How many there are.

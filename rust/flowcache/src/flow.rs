@@ -65,6 +65,28 @@ pub struct CachedFlow {
     pub device: u32,
     /// Whether it would send on a packet that comes now, as far as leases go.
     pub is_current: bool,
+    /// Whether a FIN, SYN or RST has ended it: it is not current again until it is entered anew.
+    pub is_ended: bool,
+}
+
+/// What the programs tell of a direction of a connection of TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Notice {
+    /// What has happened.
+    pub topic: Topic,
+    /// A packet as it comes.
+    pub arriving: Tuple,
+    /// The same packet as it leaves.
+    pub leaving: Tuple,
+}
+
+/// What a notice is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Topic {
+    /// A RST has come, and gone the kernel's way.
+    Reset,
+    /// The cache has carried another 512 MiB.
+    Volume,
 }
 
 /// A protocol's family, as the two sets of maps have it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::flow::{CachedFlow, Family, Proposal, Tuple};
+use crate::flow::{CachedFlow, Family, Notice, Proposal, Topic, Tuple};
 use crate::periods;
 
 /// `struct ends` without its addresses.
@@ -14,6 +14,12 @@ const FLOW: usize = 72;
 const LINK: usize = 52;
 /// `struct proposal` without its last fields.
 const PROPOSAL: usize = 8;
+/// `struct notice`.
+pub(crate) const NOTICE: usize = 88;
+/// Where it has the second ends, and the family.
+const NOTICE_PARTS: [usize; 2] = [40, 80];
+/// The greatest of the times that are none: the connection has ended.
+const RESET: u64 = 1;
 /// A key of a map: the digest of a packet's ends.
 pub(crate) const KEY: usize = 8;
 /// `struct control`.
@@ -145,6 +151,19 @@ pub(crate) fn flow(value: &[u8], family: Family, moment: &Moment) -> CachedFlow 
         is_current: moment.is_alive
             && moment.now < u64_at(value, 24)
             && moment.voids.generation([u32_at(value, 36), u32_at(value, 40)]) == u32_at(value, 32),
+        is_ended: u64_at(value, 24) <= RESET,
+    }
+}
+
+/// The notice of a `struct notice`.
+pub(crate) fn notice(value: &[u8]) -> Notice {
+    let [second, family] = NOTICE_PARTS;
+    let topic = u32_at(value, family + 4);
+    let family = if u32_at(value, family) == 0 { Family::V4 } else { Family::V6 };
+    Notice {
+        topic: if topic == 0 { Topic::Reset } else { Topic::Volume },
+        arriving: tuple(value, family),
+        leaving: tuple(&value[second..], family),
     }
 }
 

@@ -28,7 +28,7 @@ mod program;
 pub use cache::{FlowCache, LoadError, Sizes};
 pub use counters::Counters;
 pub use device::Link;
-pub use flow::{CachedFlow, Proposal, Tuple};
+pub use flow::{CachedFlow, Notice, Proposal, Topic, Tuple};
 pub use probe::ProbeError;
 
 /// The programs' times.

@@ -13,6 +13,8 @@ pub(crate) enum MapKind {
     PerCpuArray = 6,
     /// Full, it forgets what was not used for the longest time.
     LruHash = 9,
+    /// Without keys. Full, it takes no more.
+    Queue = 22,
 }
 
 /// A map.

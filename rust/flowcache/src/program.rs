@@ -31,6 +31,7 @@ pub(crate) enum MapName {
     Peers,
     Voids,
     Counters,
+    Notices,
     /// Programs have the address of its only value.
     Control,
 }

@@ -5,6 +5,7 @@
 //! tracked in ours as well.
 
 mod answers;
+mod changes;
 mod entry;
 mod events;
 mod requests;
@@ -14,7 +15,8 @@ mod uapi;
 mod updates;
 
 pub use answers::{Answer, Answers};
+pub use changes::{close_timeout, established_timeout};
 pub use entry::{Ends, Entry};
 pub use events::{Change, Events, Topic, Waker};
-pub use requests::{Requests, Selection, Statistics, established_timeout};
+pub use requests::{Requests, Selection, Statistics};
 pub use updates::{TCP_ESTABLISHED, Updates};

@@ -253,6 +253,12 @@ impl CachedFlow {
         self.0.is_current
     }
 
+    /// Whether a FIN, SYN or RST has ended it: it is not current again until it is entered anew.
+    #[getter]
+    fn is_ended(&self) -> bool {
+        self.0.is_ended
+    }
+
     fn __repr__(&self) -> String {
         let (protocol, flowcache::CachedFlow { arriving, leaving, .. }) = (self.protocol(), self.0);
         let (source, destination) = (arriving.source, arriving.destination);
@@ -266,8 +272,8 @@ impl CachedFlow {
 portable!(CachedFlow);
 
 impl Portable for CachedFlow {
-    /// Protocol, ends, packets, bytes, device, and whether it is current.
-    type State = (u8, [String; 4], (u64, u64), (u32, bool));
+    /// Protocol, ends, packets, bytes, device, whether it is current, and whether it has ended.
+    type State = (u8, [String; 4], (u64, u64), (u32, bool, bool));
 
     fn state(&self) -> Self::State {
         let flow = &self.0;
@@ -278,7 +284,12 @@ impl Portable for CachedFlow {
             &flow.leaving.destination,
         ];
         let counts = (flow.packets, flow.bytes);
-        (flow.arriving.protocol, ends.map(text), counts, (flow.device, flow.is_current))
+        (
+            flow.arriving.protocol,
+            ends.map(text),
+            counts,
+            (flow.device, flow.is_current, flow.is_ended),
+        )
     }
 
     fn restore((protocol, ends, counts, rest): Self::State) -> Option<Self> {
@@ -294,6 +305,7 @@ impl Portable for CachedFlow {
             bytes: counts.1,
             device: rest.0,
             is_current: rest.1,
+            is_ended: rest.2,
         }))
     }
 }

@@ -2,7 +2,7 @@
 
 use kbe_nat_engine::KernelFlow;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_flowcache::{CachedFlow, Proposal, Tuple};
+use kbe_nat_flowcache::{CachedFlow, Notice, Proposal, Tuple};
 use kbe_nat_netlink::conntrack::Ends;
 
 use crate::cached_flows::{Carried, FlowKey, Passage, Standing};
@@ -60,6 +60,12 @@ pub(super) fn passage(entry: &CachedFlow) -> Passage {
         arriving: ends(&entry.arriving),
         leaving: ends(&entry.leaving),
     }
+}
+
+pub(super) fn passage_of(notice: &Notice) -> Passage {
+    let Notice { arriving, leaving, .. } = *notice;
+    let ends = |tuple: Tuple| Ends { src: tuple.source, dst: tuple.destination };
+    Passage { protocol: arriving.protocol, arriving: ends(arriving), leaving: ends(leaving) }
 }
 
 pub(super) fn carried(entry: &CachedFlow) -> Carried {

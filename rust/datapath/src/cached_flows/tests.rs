@@ -218,6 +218,7 @@ fn a_connection_that_both_ends_use_is_kept_for_as_long_as_an_established_one() {
     let connection = entry(Protocol::TCP, 1);
     scene.hears(&connection);
     let [passages] = scene.proposes(TCP_AGE)[..] else { panic!("one") };
+    let none: [[Ends; 2]; 0] = [];
     let renewals = |scene: &mut Scene, packets: [u64; 2], timeout| {
         scene.now += Duration::from_secs(30);
         scene.flows.begin_look(ESTABLISHED);
@@ -227,15 +228,19 @@ fn a_connection_that_both_ends_use_is_kept_for_as_long_as_an_established_one() {
         scene.sees(&[Entry { timeout: Some(timeout), ..connection.clone() }]);
         scene.flows.take_renewals().0
     };
-    assert_eq!(renewals(&mut scene, [0, 0], 299), [], "nothing was carried");
-    assert_eq!(renewals(&mut scene, [9, 0], 299), [], "the other end may be gone");
-    assert_eq!(renewals(&mut scene, [9, 1], 270), [connection.original], "it has answered since");
-    assert_eq!(renewals(&mut scene, [9, 1], 300), [], "nothing since");
-    assert_eq!(renewals(&mut scene, [19, 2], ESTABLISHED - 1), [], "it has the time");
-    assert_eq!(renewals(&mut scene, [29, 3], 300), [connection.original]);
+    assert_eq!(renewals(&mut scene, [0, 0], 299), none, "nothing was carried");
+    assert_eq!(renewals(&mut scene, [9, 0], 299), none, "the other end may be gone");
+    assert_eq!(
+        renewals(&mut scene, [9, 1], 270),
+        [[connection.original, connection.reply]],
+        "it has answered since"
+    );
+    assert_eq!(renewals(&mut scene, [9, 1], 300), none, "nothing since");
+    assert_eq!(renewals(&mut scene, [19, 2], ESTABLISHED - 1), none, "it has the time");
+    assert_eq!(renewals(&mut scene, [29, 3], 300), [[connection.original, connection.reply]]);
     // An end that conntrack knows of has its own timeout.
     scene.hears(&Entry { state: Some(4), ..connection.clone() });
-    assert_eq!(renewals(&mut scene, [39, 4], 10), []);
+    assert_eq!(renewals(&mut scene, [39, 4], 10), none);
 }
 
 #[test]

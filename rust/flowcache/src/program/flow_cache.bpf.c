@@ -98,28 +98,63 @@ INLINE void take_back(const struct ends *leaving, enum family family)
 	remove(proposals_of(family), &digest);
 }
 
-INLINE void expire(const struct ends *arriving, enum family family)
+INLINE void tell(enum topic topic, const struct ends *arriving, const struct ends *leaving,
+		 enum family family)
+{
+	struct notice notice = {.family = family, .topic = topic};
+	put(&notice.arriving, arriving, family);
+	put(&notice.leaving, leaving, family);
+	if (push(&notices, &notice, 0))
+		count(UNTOLD);
+}
+
+INLINE void expire(const struct ends *arriving, enum family family, int is_reset)
 {
 	const __u64 digest = digest_of(arriving, family);
 	struct flow *flow = lookup(flows_of(family), &digest);
-	if (flow)
-		flow->expires = 0;
+	if (!flow)
+		return;
+	flow->expires = is_reset ? RESET : CLOSED;
+	if (is_reset)
+		flow->slow_at = now_coarse();
 }
 
 /* A connection ends, or begins anew: connection tracking must see all of it. Proposals go first, or
  * the next slow packet would enter the flow again. Entries stay as they are but for their end, since
  * user space has not read their counters.
  */
-INLINE void end(const struct ends *arriving, const struct ends *leaving, enum family family)
+INLINE void end(const struct ends *arriving, const struct ends *leaving, enum family family,
+		__u8 flags)
 {
 	struct ends other;
+	const int is_reset = flags & RST;
 	take_back(leaving, family);
 	reverse(&other, arriving, family);
 	take_back(&other, family);
-	expire(arriving, family);
+	expire(arriving, family, is_reset);
 	reverse(&other, leaving, family);
-	expire(&other, family);
+	expire(&other, family, is_reset);
+	if (is_reset)
+		tell(WAS_RESET, arriving, leaving, family);
 	count(ENDED);
+}
+
+/* What becomes of a packet whose entry has no seal. Connection tracking, which has missed packets,
+ * may take a connection for established still that a RST has ended. A new one with the same ends
+ * would go where that one went: its first packet waits until user space has seen to that.
+ */
+INLINE enum count after_end(struct flow *flow, const struct flow *seen,
+			    const struct ends *arriving, enum family family, __u8 flags)
+{
+	if (seen->expires != RESET)
+		return seen->expires == CLOSED ? EXPIRED : TORN;
+	const __u64 now = now_coarse(), since = now - flow->slow_at;
+	if (flags & RST && since >= control.retry) {
+		flow->slow_at = now;
+		tell(WAS_RESET, arriving, &seen->leaving, family);
+	}
+	const int is_first = (flags & (SYN | ACK)) == SYN;
+	return is_first && since < control.lease && now <= control.alive_until ? REOPENED : EXPIRED;
 }
 
 /* Cuts what follows the IP packet: Ethernet fills short frames up, and the kernel's way does not
@@ -152,13 +187,13 @@ INLINE enum count translate(struct __sk_buff *packet, enum family family, struct
 	if (RARE(!is_equal(second(&flow->leaving, family), &arriving, family)))
 		return MISS;
 	if (RARE(!read_flow(&seen, flow, &arriving, family)))
-		return seen.expires ? TORN : EXPIRED;
+		return after_end(flow, &seen, &arriving, family, view.flags);
 	/* Whoever sends with another's address is not seen to by the cache. */
 	if (RARE(packet->ifindex != seen.arrival))
 		return OTHER_DEVICE;
 	/* Before the lease: what comes when it is over must end the entry, too. */
-	if (RARE(view.is_closing)) {
-		end(&arriving, &seen.leaving, family);
+	if (RARE(view.flags & CLOSING_FLAGS)) {
+		end(&arriving, &seen.leaving, family, view.flags);
 		return CLOSING;
 	}
 	__u64 now = now_coarse();
@@ -220,7 +255,10 @@ INLINE enum count translate(struct __sk_buff *packet, enum family family, struct
 	 * very moment counts wrongly. That costs nothing; exact ones cost 11 ns.
 	 */
 	flow->packets += packet->gso_segs ?: 1;
-	flow->bytes += packet->len - ETH_HLEN;
+	const __u64 bytes = flow->bytes, more = bytes + packet->len - ETH_HLEN;
+	flow->bytes = more;
+	if (RARE(is_tcp && (bytes ^ more) >> VOLUME))
+		tell(MUCH_PASSED, &arriving, &seen.leaving, family);
 	way->device = seen.device;
 	way->is_peer = seen.is_peer;
 	return HIT;
@@ -242,6 +280,8 @@ SECTION("classifier/ingress") int ingress(struct __sk_buff *packet)
 	else if (packet->protocol == WIRE16(ETH_P_IPV6))
 		why = translate(packet, V6, &way);
 	count(why);
+	if (why == REOPENED)
+		return DROP;
 	if (why != HIT)
 		return NEXT;
 	packet->cb[4] = REDIRECTED;
@@ -270,8 +310,8 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	fresh.device = packet->ifindex;
 	fresh.arrival = packet->ingress_ifindex;
 	fresh.generation = generation_of(fresh.device, fresh.arrival);
-	if (view.is_closing) {
-		end(&arriving, &fresh.leaving, family);
+	if (view.flags & CLOSING_FLAGS) {
+		end(&arriving, &fresh.leaving, family, view.flags);
 		return;
 	}
 	const __u32 *link = view.frame;

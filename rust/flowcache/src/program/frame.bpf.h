@@ -115,12 +115,19 @@ INLINE const void *proposals_of(enum family family)
 	return family == V4 ? &proposals4 : &proposals6;
 }
 
+/* Flags of TCP, and those with which a connection ends or begins. */
+#define FIN 1
+#define SYN 2
+#define RST 4
+#define ACK 16
+#define CLOSING_FLAGS (FIN | SYN | RST)
+
 /* A frame whose ends can be told: TCP or UDP in one piece, without options of IP. */
 struct view {
 	void *frame;
 	__u32 length;    /* of the IP packet, as its header says; at most this is behind Ethernet's */
 	__u32 size;      /* of the longest IP packet that comes of it: it may be many segments */
-	__u8 is_closing; /* FIN, SYN or RST */
+	__u8 flags;      /* of TCP */
 };
 
 /* HIT if such a frame is here, otherwise why not. */
@@ -154,10 +161,10 @@ INLINE enum count view_of(struct __sk_buff *packet, enum family family, struct v
 		if (RARE(!frame))
 			return LENGTH;
 		__u8 *tcp = frame + head;
-		view->is_closing = tcp[13] & 7;
+		view->flags = tcp[13];
 		headers = head - ETH_HLEN + (tcp[12] >> 4) * 4;
 	} else if (ends->protocol == IPPROTO_UDP) {
-		view->is_closing = 0;
+		view->flags = 0;
 		headers = head - ETH_HLEN + sizeof(struct udphdr);
 	} else {
 		return OTHER;

@@ -21,6 +21,7 @@
 
 /* Names that the headers of older kernels lack. */
 #define NEXT -1
+#define DROP 2
 #define F_IPV6 (1ULL << 7)
 #define HOST 0
 
@@ -47,7 +48,7 @@ struct ends {
 struct flow {
 	__u64 packets, bytes;
 	__u64 slow_at; /* nanoseconds, as `expires` */
-	__u64 expires; /* 0 as the end of what has been closed */
+	__u64 expires; /* CLOSED or RESET at the end of a connection */
 	__u32 generation;
 	__u32 device;
 	__u32 arrival; /* the device by which these packets come */
@@ -59,6 +60,25 @@ struct flow {
 	struct ends leaving;
 	struct ends room; /* the ends of arriving packets follow `leaving` at once */
 };
+
+/* In the place of a time, which is later. In RESET's case `slow_at` says when that was. */
+#define CLOSED 0
+#define RESET 1
+
+/* What user space is told of a direction of a flow: src/layout.rs has the same. */
+struct notice {
+	struct ends arriving, leaving;
+	__u32 family;
+	__u32 topic;
+};
+
+enum topic {
+	WAS_RESET,   /* a RST has come */
+	MUCH_PASSED, /* the cache has carried another VOLUME */
+};
+
+/* Bytes, by their logarithm: a quarter of what sequence numbers tell apart as earlier and later. */
+#define VOLUME 29
 
 /* How packets with such ends leave. Its memory, too, may become another flow's. */
 struct proposal {
@@ -96,15 +116,18 @@ INLINE int ends_length(enum family family)
 _Static_assert(offsetof(struct ends, addresses) == 8, "layout.rs: ENDS");
 _Static_assert(offsetof(struct flow, leaving) == 72, "layout.rs: FLOW");
 _Static_assert(offsetof(struct proposal, leaving) == 8, "layout.rs: PROPOSAL");
+_Static_assert(sizeof(struct notice) == 88, "layout.rs: NOTICE");
 
 /* The loader puts a map's descriptor in the place of each of these names. */
-extern const struct map flows4, flows6, proposals4, proposals6, peers, voids, counters;
+extern const struct map flows4, flows6, proposals4, proposals6, peers, voids, counters, notices;
 extern const volatile struct control control;
 
 static void *(*const lookup)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const update)(const void *map, const void *key, const void *value,
 			    __u64 flags) = (void *)BPF_FUNC_map_update_elem;
 static long (*const remove)(const void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
+static long (*const push)(const void *queue, const void *value,
+			  __u64 flags) = (void *)BPF_FUNC_map_push_elem;
 static __u64 (*const now_coarse)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static long (*const pull)(struct __sk_buff *packet, __u32 length) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const change_tail)(struct __sk_buff *packet, __u32 length,
@@ -143,6 +166,8 @@ enum count {
 	ENTERED,
 	RENEWED,
 	ENDED,
+	REOPENED,
+	UNTOLD,
 	COUNTS,
 };
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use super::changes::{CLOSED, Changes, LIBERAL, NONE, finish, put_change};
 use super::entry::{Ends, Entry, put_tuple, put_tuple_as};
 use super::uapi::{
     CTA_FILTER, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_MARK, CTA_NAT_DST, CTA_NAT_PROTO, CTA_NAT_SRC,
@@ -11,8 +12,8 @@ use super::uapi::{
     CTA_PROTONAT_PORT_MIN, CTA_STATS_DROP, CTA_STATS_INSERT_FAILED, CTA_STATUS, CTA_TIMEOUT,
     CTA_TUPLE_REPLY, FILTER_DST_PORT, FILTER_IP_DST, FILTER_PROTO_NUM, IPCTNL_MSG_CT_DELETE,
     IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_NEW, IPS_ASSURED, IPS_CONFIRMED,
-    IPS_SEEN_REPLY, NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_BE_LIBERAL,
-    TCP_FLAG_DATA_UNACKNOWLEDGED,
+    IPS_SEEN_REPLY, NEW_FLOW, NLM_F_DUMP_INTR, SUBSYSTEM, TCP_FLAG_ACKNOWLEDGED,
+    TCP_FLAG_BE_LIBERAL, TCP_FLAG_DATA_UNACKNOWLEDGED,
 };
 use crate::attribute::{
     ERROR, FLAG_ACK, FLAG_DUMP, HEADER, Head, close, find, flags, number, open, put, put_nest,
@@ -185,8 +186,7 @@ impl Requests {
             let mut datagram = Vec::new();
             for (sequence, &(protocol, ends)) in (0..).zip(chunk) {
                 if protocol == TCP {
-                    let flags = TCP_FLAG_BE_LIBERAL;
-                    put_change(&mut datagram, sequence, ends, None, flags);
+                    put_change(&mut datagram, sequence, ends, &LIBERAL);
                 }
                 put_question(&mut datagram, sequence, protocol, ends);
             }
@@ -215,11 +215,34 @@ impl Requests {
     /// # Errors
     /// The system's.
     pub fn renew(&mut self, connections: &[Ends], seconds: u32) -> io::Result<()> {
+        let mask = TCP_FLAG_DATA_UNACKNOWLEDGED;
+        self.change(connections, &Changes { timeout: Some(seconds), mask, ..NONE })
+    }
+
+    /// Has the kernel measure RSTs of these connections of TCP, by their original ends, by no
+    /// acknowledgement that it has seen so far. Those that are no more are passed over. Cost: as
+    /// [`Requests::renew`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget_acknowledged(&mut self, connections: &[Ends]) -> io::Result<()> {
+        self.change(connections, &Changes { mask: TCP_FLAG_ACKNOWLEDGED, ..NONE })
+    }
+
+    /// Has the kernel take these connections of TCP, by their original ends, for ended by a RST:
+    /// they keep their timeout, and a SYN begins another one. Those that are no more are passed
+    /// over. Cost: as [`Requests::renew`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn close(&mut self, connections: &[Ends]) -> io::Result<()> {
+        self.change(connections, &CLOSED)
+    }
+
+    fn change(&mut self, connections: &[Ends], changes: &Changes) -> io::Result<()> {
         for chunk in connections.chunks(MANY) {
             let mut datagram = Vec::new();
-            for &ends in chunk {
-                put_change(&mut datagram, 0, ends, Some(seconds), 0);
-            }
+            chunk.iter().for_each(|&ends| put_change(&mut datagram, 0, ends, changes));
             self.0.ask_each(&datagram, |_, _| {})?;
         }
         Ok(())
@@ -287,47 +310,6 @@ impl Requests {
         })?;
         Ok(sum)
     }
-}
-
-/// Seconds for which conntrack keeps an established connection of TCP without packets, in the
-/// calling thread's network namespace.
-#[must_use]
-pub fn established_timeout() -> u32 {
-    let text = std::fs::read_to_string(ESTABLISHED_TIMEOUT).unwrap_or_default();
-    text.trim().parse().unwrap_or(FIVE_DAYS)
-}
-
-/// Appends a request to change a connection of TCP: its timeout, and of the flags of both ends
-/// these two: whether windows count, and whether data is unacknowledged. Only an error is answered.
-fn put_change(
-    bytes: &mut Vec<u8>,
-    sequence: u32,
-    original: Ends,
-    timeout: Option<u32>,
-    tcp_flags: u8,
-) {
-    let head = Head {
-        subsystem: SUBSYSTEM,
-        // Without the flag to create, NEW changes a flow that is there.
-        kind: IPCTNL_MSG_CT_NEW as u8,
-        sequence,
-        family: Some(Family::of(&original.src)),
-        ..Head::default()
-    };
-    let start = open(bytes, head);
-    put_tuple(bytes, TCP, Some(original.src), Some(original.dst));
-    if let Some(seconds) = timeout {
-        put(bytes, CTA_TIMEOUT, &seconds.to_be_bytes());
-    }
-    // The flags, and which of them are to be changed: none is ever taken from what is liberal.
-    let flags = [tcp_flags, tcp_flags | TCP_FLAG_DATA_UNACKNOWLEDGED];
-    put_nest(bytes, CTA_PROTOINFO, |bytes| {
-        put_nest(bytes, CTA_PROTOINFO_TCP, |bytes| {
-            put(bytes, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &flags);
-            put(bytes, CTA_PROTOINFO_TCP_FLAGS_REPLY, &flags);
-        });
-    });
-    finish(bytes, start);
 }
 
 /// Appends a request to create a flow. Only an error is answered.
@@ -400,13 +382,6 @@ fn put_question(bytes: &mut Vec<u8>, sequence: u32, protocol: u8, original: Ends
     finish(bytes, start);
 }
 
-/// Closes one of several requests.
-fn finish(bytes: &mut Vec<u8>, start: usize) {
-    close(bytes, start, 0);
-    // The next one begins at a multiple of four.
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
 /// Has the kernel show these flows only.
 fn put_filter(bytes: &mut Vec<u8>, wanted: &Selection) {
     put_tuple(bytes, wanted.protocol, None, wanted.destination);
@@ -431,9 +406,6 @@ const MANY: usize = 64;
 const TRIES: usize = 3;
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
-const ESTABLISHED_TIMEOUT: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-/// The kernel's default.
-const FIVE_DAYS: u32 = 432_000;
 
 #[cfg(test)]
 mod tests {

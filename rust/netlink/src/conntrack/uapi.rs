@@ -55,6 +55,12 @@ pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
 pub(super) const CTA_PROTOINFO_STATE: u16 = 1;
 pub(super) const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 pub(super) const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
+/// TCP's state after a RST.
+pub(super) const TCP_CLOSE: u8 = 8;
+/// An end has begun to close the connection: a SYN begins another one.
+pub(super) const TCP_FLAG_CLOSE_INIT: u8 = 1 << 2;
+/// The kernel knows what this end has acknowledged last.
+pub(super) const TCP_FLAG_ACKNOWLEDGED: u8 = 1 << 5;
 /// Packets outside of the windows are not invalid.
 pub(super) const TCP_FLAG_BE_LIBERAL: u8 = 1 << 3;
 /// An end has sent what the other one has not acknowledged.

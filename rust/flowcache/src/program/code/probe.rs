@@ -1,5 +1,5 @@
 //! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
-//! Source: sha256 f6ce2497ee276823f1306bb7a539d38fb5f8f3ef0609e2c2bf9734a03d7b5980
+//! Source: sha256 92361749e6a43b4f27355ef367eeb9c8cce031589b57600eb8d91f7df2030c5c
 //! Compiler: Debian clang version 14.0.6
 
 use crate::program::Program;

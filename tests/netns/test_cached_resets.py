@@ -1,0 +1,135 @@
+"""Connections that the flow cache carries, and that end by RST: conntrack has missed their latest
+acknowledgements, and cannot tell such a RST from a forged one.
+"""
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness import traffic
+from harness.cached import Talk, await_backend, cached_daemon, forge, serve, talk
+from harness.clients import FAMILIES, NAMES
+from harness.daemons import Daemon
+from harness.tracked import rows, tracked
+from harness.waiting import eventually
+from kbe_nat.family import Family
+from kbe_nat.playground.namespaces import inside
+
+CONNECTIONS = 12
+LINGER = struct.pack("ii", 1, 0)
+"""Closing sends a RST."""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with cached_daemon(tmp_path) as made:
+        yield made
+
+
+@FAMILIES
+def test_the_timeout_of_connections_that_were_reset_is_not_renewed(
+    daemon: Daemon, family: Family
+) -> None:
+    with ExitStack() as stack:
+        talks = [stack.enter_context(talk(daemon, family, "tcp")) for _ in range(CONNECTIONS)]
+        for own in talks:
+            own.await_cache()
+        for own in talks:
+            own.ask()
+            reset(own)
+            daemon.get("flows")
+            assert tracked(daemon.cluster, own).timeout <= 10
+        eventually(lambda: not any(rows(daemon.cluster, own) for own in talks), 20)
+
+
+@FAMILIES
+@pytest.mark.parametrize("end", ["client", "server"])
+@pytest.mark.parametrize("pause", [0.0, 1.2], ids=["at_once", "after_a_second"])
+def test_a_port_that_is_used_again_after_a_reset_gets_a_new_choice(
+    daemon: Daemon, family: Family, end: str, pause: float
+) -> None:
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+        serve(daemon, "b")
+        await_backend(daemon, backend("b", family))
+        for _ in range(20):
+            assert own.ask() == "a", "a connection stays where it is"
+        if end == "client":
+            reset(own)
+        else:
+            reset_by_server(daemon, own)
+        # What is tried is the time itself: the daemon has seen to the reset by then, or not.
+        time.sleep(pause)
+        later = again(daemon, own)
+        with later.socket:
+            assert later.ask() == "b"
+
+
+@FAMILIES
+def test_connections_that_were_reset_are_over_at_once(daemon: Daemon, family: Family) -> None:
+    with ExitStack() as stack:
+        talks = [stack.enter_context(talk(daemon, family, "tcp")) for _ in range(CONNECTIONS)]
+        for own in talks:
+            own.await_cache()
+        for own in talks:
+            own.ask()
+            reset(own)
+        eventually(lambda: not any(is_established(daemon, own) for own in talks), 5)
+        eventually(lambda: not daemon.get("flows"), 20)
+
+
+@FAMILIES
+def test_a_connection_with_a_forged_reset_lives_and_is_cached_again(
+    daemon: Daemon, family: Family
+) -> None:
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+        forge(daemon, own, traffic.RST)
+        for _ in range(CONNECTIONS):
+            own.ask()
+        # Without a resync: what the programs tell brings it back.
+        eventually(own.is_cached, 10)
+        assert is_established(daemon, own)
+
+
+def backend(pod: str, family: Family) -> str:
+    address = NAMES[pod][family]
+    return f"[{address}]:9953" if family == Family.IPV6 else f"{address}:9953"
+
+
+def is_established(daemon: Daemon, own: Talk) -> bool:
+    return any("ESTABLISHED" in row for row in rows(daemon.cluster, own))
+
+
+def again(daemon: Daemon, own: Talk) -> Talk:
+    """Another connection with the same ends."""
+
+    def opened() -> socket.socket:
+        later = socket.socket(own.socket.family)
+        later.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        later.settimeout(10)
+        later.bind(own.source)
+        later.connect(own.destination)
+        return later
+
+    later = inside(daemon.cluster.client.path, opened)
+    return Talk(later, daemon, own.source, own.destination)
+
+
+def reset_by_server(daemon: Daemon, own: Talk) -> None:
+    """The pod's kernel ends the connection by RST."""
+    daemon.cluster.pods[0].call("ss", "-K", "-Htn", "dport", "=", str(own.source[1]))
+    with pytest.raises(ConnectionResetError):
+        own.socket.recv(1)
+    own.socket.close()
+
+
+def reset(own: Talk) -> None:
+    """The client ends the connection by RST."""
+    own.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+    own.socket.close()
