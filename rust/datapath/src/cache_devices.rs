@@ -10,6 +10,10 @@
 //! The cache looks at packets ahead of filters of tc (ingress, clsact), which would not see what it
 //! carries. So it stands on no device with such filters.
 //!
+//! A packet that the cache sends has its bytes and nothing beside: no mark, and no metadata that a
+//! route or a filter gave it. So the cache stands on those kinds of devices alone of which it is
+//! known that they ask for no more.
+//!
 //! Does not say which flows are cached: that is `cache_sync`.
 
 use std::collections::{BTreeSet, HashSet};
@@ -38,6 +42,9 @@ pub(crate) struct CacheDevices {
     left_out: Mutex<Vec<(String, String)>>,
     device_voids: AtomicU64,
     neighbour_voids: AtomicU64,
+    moves: AtomicU64,
+    /// Until then no look whether others' programs stand behind ours.
+    stay: Mutex<Option<Instant>>,
     /// Until then no search for the entries of a neighbour, since the last one took so long.
     rest: Mutex<Option<Instant>>,
 }
@@ -52,6 +59,8 @@ impl CacheDevices {
             left_out: Mutex::default(),
             device_voids: AtomicU64::default(),
             neighbour_voids: AtomicU64::default(),
+            moves: AtomicU64::default(),
+            stay: Mutex::default(),
             rest: Mutex::default(),
         }
     }
@@ -62,10 +71,11 @@ impl CacheDevices {
         lock(&self.left_out).clone()
     }
 
-    /// How often the entries of a device became void, and how many entries with their neighbour.
-    pub(crate) fn voids(&self) -> (u64, u64) {
+    /// How often the entries of a device became void, how many entries with their neighbour, and
+    /// how often programs went behind those of others.
+    pub(crate) fn counts(&self) -> [u64; 3] {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (count(&self.device_voids), count(&self.neighbour_voids))
+        [&self.device_voids, &self.neighbour_voids, &self.moves].map(count)
     }
 
     /// Voids what doubts are about, and follows the devices. Returns what entries had counted that
@@ -109,6 +119,7 @@ impl CacheDevices {
         if doubts.iter().any(is_about_devices) {
             self.attach(known, links)?;
         }
+        self.move_back();
         Ok(voided)
     }
 
@@ -149,6 +160,20 @@ impl CacheDevices {
         left_out.sort();
         *lock(&self.left_out) = left_out;
         Ok(())
+    }
+
+    /// Puts programs last on devices where others have come behind them since: those would not see
+    /// cached packets, whatever they are for.
+    fn move_back(&self) {
+        let (started, mut stay) = (Instant::now(), lock(&self.stay));
+        if stay.is_some_and(|end| started < end) {
+            return;
+        }
+        let moved = self.cache.move_back();
+        self.moves.fetch_add(moved as u64, Ordering::Relaxed);
+        // Two programs that both want to be last take turns, and each takes a lock of the system's.
+        let rest = if moved > 0 { started.elapsed() * STAY } else { LOOK };
+        *stay = Some(Instant::now() + rest.max(LOOK));
     }
 
     /// Takes the cache off all devices.
@@ -212,6 +237,10 @@ fn refusal(excluded: &HashSet<String>, device: &Device, link: &Link) -> Option<S
         "--cache-exclude-device names it"
     } else if !device.is_ethernet() {
         "its packets have no Ethernet header"
+    } else if link.takes_metadata {
+        "routes or marks say where its tunnel sends each packet (external, gbp)"
+    } else if !link.kind.is_empty() && KINDS.split(' ').all(|kind| kind != link.kind) {
+        return Some(format!("not tried with devices of the kind {}", link.kind));
     } else if link.has_ingress_filters {
         "filters of tc look at what comes in by it, and would not see cached packets"
     } else {
@@ -220,7 +249,15 @@ fn refusal(excluded: &HashSet<String>, device: &Device, link: &Link) -> Option<S
     Some(reason.to_owned())
 }
 
+/// Kinds of devices (`IFLA_INFO_KIND`) that send a packet by its bytes alone; tunnels do unless
+/// they take metadata. Network cards have none.
+const KINDS: &str = "bond bridge dsa dummy erspan geneve gretap ip6erspan ip6gretap ipvlan macsec \
+                     macvlan macvtap team tun veth vlan vrf vxlan";
 /// A search for a neighbour's entries that needs no rest: 3,000 entries.
 const QUICK: Duration = Duration::from_millis(1);
+/// Time between two looks for programs of others.
+const LOOK: Duration = Duration::from_secs(1);
+/// Moves take a hundredth of the time at most.
+const STAY: u32 = 100;
 /// Longer ones take a fifth of a processor at most.
 const REST: u32 = 4;

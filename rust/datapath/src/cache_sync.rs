@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use kbe_nat_engine::{Cidr, Engine, KernelFlow};
+use kbe_nat_engine::{Cidr, Engine};
 use kbe_nat_flowcache::{FlowCache, Proposal};
 use kbe_nat_netlink::addresses::Addresses;
 use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Waker, established_timeout};
@@ -47,6 +47,7 @@ use crate::cache_devices::CacheDevices;
 use crate::cached_flows::{CachedFlows, Carried, FlowKey, Passage};
 use crate::locking::lock;
 
+mod accounts;
 mod hearing;
 mod patience;
 mod resets;
@@ -55,10 +56,10 @@ mod words;
 
 use hearing::{Heard, Hearing};
 use patience::{BEAT, patience};
-use resets::{Resets, open_ones};
+use resets::Resets;
 pub use sockets::CacheSockets;
 pub use words::CacheState;
-pub(crate) use words::{add, key_of};
+pub(crate) use words::add;
 use words::{carried, flow_of, passage, proposal, tuple};
 
 /// What a cache of flows is kept by. One thread runs it, others use the rest.
@@ -121,7 +122,9 @@ impl CacheSync {
         let outcome = self.follow(engine, sockets);
         // Also where the map cannot be written: programs that stand nowhere send nothing on.
         self.devices.detach();
-        outcome.and(self.void())
+        let counted = self.count_entries(&mut lock(&self.flows));
+        self.save_carried(engine);
+        outcome.and(counted).and(self.void())
     }
 
     /// Ends [`CacheSync::run`] soon.
@@ -151,9 +154,10 @@ impl CacheSync {
         self.delayed.load(Ordering::Relaxed)
     }
 
-    /// How often the entries of a device became void, and how many entries with a neighbour.
-    pub fn voids(&self) -> (u64, u64) {
-        self.devices.voids()
+    /// How often the entries of a device became void, how many with a neighbour, and how often
+    /// programs went behind those of others.
+    pub fn device_counts(&self) -> [u64; 3] {
+        self.devices.counts()
     }
 
     /// Flows that were proposed.
@@ -250,10 +254,16 @@ impl CacheSync {
     pub fn begin_dump(&self) -> io::Result<u64> {
         let mut flows = lock(&self.flows);
         let dump = flows.begin_look(established_timeout());
+        self.count_entries(&mut flows)?;
+        Ok(dump)
+    }
+
+    /// Takes note of what the cache's entries have counted.
+    fn count_entries(&self, flows: &mut MutexGuard<'_, CachedFlows>) -> io::Result<()> {
         for entry in self.cache.flows()? {
             flows.count_entry(&passage(&entry), carried(&entry), Some(entry.is_current));
         }
-        Ok(dump)
+        Ok(())
     }
 
     /// Shows flows of conntrack that the engine has.
@@ -266,13 +276,11 @@ impl CacheSync {
         self.take_out(&mut flows, &over)
     }
 
-    /// Renews conntrack's timeout of the connections that the last dump has shown to need it.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn renew(&self, requests: &mut Requests) -> io::Result<()> {
-        let (connections, seconds) = lock(&self.flows).take_renewals();
-        requests.renew(&open_ones(&self.cache, &connections)?, seconds)
+    /// Has checkpoints of the engine hold what the cache has carried, as far as its entries were
+    /// read.
+    pub(crate) fn save_carried(&self, engine: &Mutex<Engine>) {
+        let carried = lock(&self.flows).all_carried();
+        lock(engine).set_carried(carried);
     }
 
     /// Ends a dump that was complete: flows which it has not shown are over.
@@ -289,14 +297,6 @@ impl CacheSync {
             }
         }
         Ok(())
-    }
-
-    /// Adds to flows of conntrack what the cache has carried of them, where packets are counted.
-    pub(crate) fn add_carried(&self, kernel_flows: &mut [KernelFlow]) {
-        let flows = lock(&self.flows);
-        for flow in kernel_flows {
-            add(flow, flows.carried(&key_of(flow)));
-        }
     }
 
     /// Whether a flow is in the cache, or why not.

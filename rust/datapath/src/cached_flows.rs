@@ -30,6 +30,7 @@
 //! Invariants: there are as many places as the limit says, and four times as many records and flows
 //! in the queue at most. No system call is made here.
 
+mod carried;
 mod places;
 mod record;
 
@@ -268,11 +269,6 @@ impl CachedFlows {
     pub(crate) fn end(&mut self, key: &FlowKey) -> [Carried; 2] {
         self.move_to(key, Stage::Over);
         self.records.remove(key).map_or_else(Default::default, |record| totals(&record))
-    }
-
-    /// What the cache has carried of a flow so far.
-    pub(crate) fn carried(&self, key: &FlowKey) -> [Carried; 2] {
-        self.records.get(key).map_or_else(Default::default, totals)
     }
 
     /// Takes note of what an entry of the cache has counted, and whether it is current, or `None`:

@@ -360,6 +360,9 @@ impl ConntrackSync {
         let number = cache.map(|cache| cache.begin_dump()).transpose()?;
         let is_complete = self.dump(engine, requests, None, Some(&mut resync))?;
         cache.map_or(Ok(()), |cache| cache.renew(requests))?;
+        if let Some(cache) = cache {
+            cache.save_carried(engine);
+        }
         // A dump that the kernel interrupted may lack flows that are there.
         if is_complete {
             if let Some((cache, number)) = cache.zip(number) {
@@ -397,7 +400,7 @@ impl ConntrackSync {
             for batch in entries.chunks(BATCH) {
                 let mut flows: Vec<_> = batch.iter().map(kernel_flow).collect();
                 if let Some(cache) = &self.cache {
-                    cache.add_carried(&mut flows);
+                    cache.add_carried(batch, &mut flows);
                 }
                 let now = monotonic();
                 let mut engine = lock(engine);

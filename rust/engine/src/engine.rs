@@ -19,6 +19,7 @@ use crate::conntrack::STALE;
 use crate::conntrack::ports::Leases;
 use crate::conntrack::timeouts::Timeouts;
 use crate::counters::Counters;
+use crate::engine::checkpoint::CarriedFlow;
 use crate::fragment::Released;
 use crate::hash::HashKey;
 use crate::ledger::{Ledger, Standing};
@@ -35,6 +36,8 @@ pub struct Engine {
     pub(crate) v4: FamilyState<Ipv4Addr>,
     pub(crate) v6: FamilyState<Ipv6Addr>,
     key: HashKey,
+    /// For the next daemon.
+    carried: Vec<CarriedFlow>,
 }
 
 /// Flow numbers have 31 bits (the index keeps one for the direction).
@@ -70,6 +73,7 @@ impl Engine {
                 config,
             },
             key,
+            carried: Vec::new(),
         }
     }
 

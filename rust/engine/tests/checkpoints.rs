@@ -3,7 +3,7 @@
 
 mod scene;
 
-use kbe_nat_engine::checkpoint::CheckpointError;
+use kbe_nat_engine::checkpoint::{CarriedFlow, CheckpointError};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, Cause, Config};
 use scene::Family::V4;
@@ -113,6 +113,34 @@ fn f10_sections_of_a_later_version_are_skipped() {
     assert!(matches!(refusal(&cut), CheckpointError::Value(_)));
 }
 
+/// So many flows of which a cache has carried something.
+fn carried(count: u32) -> Vec<CarriedFlow> {
+    let end = |text: &str| text.parse().expect("an address");
+    let flow = |id| CarriedFlow {
+        protocol: Protocol::UDP,
+        id,
+        original: (end("[2001:db8::1]:1"), end("[2001:db8::2]:53")),
+        reply: (end("[2001:db8::3]:53"), end("[2001:db8::1]:1")),
+        packets: [u64::from(id), 1 << 40],
+        bytes: [100, u64::MAX],
+    };
+    (0..count).map(flow).collect()
+}
+
+#[test]
+fn what_a_cache_has_carried_outlives_a_restart() {
+    let config = Config { max_flows: 8, max_affinities: 0, ..Config::default() };
+    let mut scene = Scene::plain(config.clone());
+    scene.engine.set_carried(carried(9));
+    let bytes = scene.engine.checkpoint(scene.now);
+    let mut next = Scene::plain(config);
+    assert_eq!(next.engine.restore(next.now, &bytes, 0), Ok(0));
+    // Of more flows than an engine can have nothing is written.
+    assert_eq!(next.engine.carried(), carried(8));
+    // Also before anybody has said anew what was carried.
+    assert_eq!(next.engine.checkpoint(next.now), bytes);
+}
+
 #[test]
 fn f10_a_full_engine_keeps_within_the_limit_that_it_names() {
     for max_flows in [1, 7, 1000] {
@@ -124,12 +152,14 @@ fn f10_a_full_engine_keeps_within_the_limit_that_it_names() {
                 scene.translate(udp(family.client(n, 53), family.vip(), b"x"));
             }
         }
-        let flows = scene.engine.checkpoint(scene.now).len() - before;
+        scene.engine.set_carried(carried(max_flows as u32));
+        // What was carried is a section, with its number and length.
+        let flows = scene.engine.checkpoint(scene.now).len() - before - 8;
         let limit = |max_flows| {
             Scene::plain(Config { max_flows, ..config.clone() }).engine.checkpoint_limit()
         };
         assert_eq!(limit(max_flows + max_flows) - limit(max_flows), flows, "{max_flows} flows");
-        assert!(before + flows <= limit(max_flows));
+        assert!(before + 8 + flows <= limit(max_flows));
     }
 }
 

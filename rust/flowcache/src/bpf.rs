@@ -16,6 +16,7 @@ enum Command {
     ProgramLoad = 5,
     ProgramTestRun = 10,
     GetInfo = 15,
+    ProgramQuery = 16,
     MapLookupAndDelete = 21,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
@@ -304,6 +305,32 @@ pub(crate) fn attach(program: BorrowedFd<'_>, device: u32, place: Place) -> io::
 
 /// The device of a link, 0 when it is gone.
 pub(crate) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(number_at(&link_information(link)?, 16))
+}
+
+/// Whether the link's program is the last one at its place of a device.
+pub(crate) fn is_last(link: BorrowedFd<'_>, device: u32, place: Place) -> io::Result<bool> {
+    let number = number_at(&link_information(link)?, 4);
+    let (mut programs, mut links) = ([0; 4 * PROGRAMS], [0; 4 * PROGRAMS]);
+    let mut attributes = Attributes::new()
+        .u32(0, device)
+        .u32(4, place as u32)
+        .target(16, &mut programs)
+        .u32(24, PROGRAMS as u32)
+        .target(40, &mut links);
+    // SAFETY: there is room for as many programs and links as are said, borrowed mutably.
+    unsafe { attributes.call(Command::ProgramQuery) }?;
+    let last = (attributes.get(24) as usize).saturating_sub(1).min(PROGRAMS - 1);
+    // A program that stands there without a link has 0.
+    Ok(number_at(&links, 4 * last) == number)
+}
+
+fn number_at(bytes: &[u8], start: usize) -> u32 {
+    bytes.get(start..).and_then(<[u8]>::first_chunk).map_or(0, |&bytes| u32::from_ne_bytes(bytes))
+}
+
+/// `struct bpf_link_info`: the link's number is at 4, its device at 16.
+fn link_information(link: BorrowedFd<'_>) -> io::Result<[u8; 64]> {
     let mut information = [0; 64];
     let mut attributes = Attributes::new()
         .descriptor(0, link)
@@ -311,8 +338,11 @@ pub(crate) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
         .target(8, &mut information);
     // SAFETY: there is as much room as is said, borrowed mutably.
     unsafe { attributes.call(Command::GetInfo) }?;
-    Ok(information[16..20].try_into().map_or(0, u32::from_ne_bytes))
+    Ok(information)
 }
+
+/// At a place of a device, at most (`BPF_MPROG_MAX` of the kernel's bpf_mprog.h).
+const PROGRAMS: usize = 64;
 
 /// The coarse monotonic clock in nanoseconds, as programs read it: the machine's, which a time
 /// namespace shifts for processes alone.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::bpf::{self, Place};
 
@@ -20,7 +20,7 @@ impl Links {
         ingress: BorrowedFd<'_>,
         egress: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.lock();
         links.retain(|_, links| is_there(links));
         if links.contains_key(&device) {
             return Ok(());
@@ -29,22 +29,46 @@ impl Links {
         if bpf::device_kind(device)? != libc::ARPHRD_ETHER {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "not an Ethernet device"));
         }
-        // The way out first: nothing is in the cache before that sees packets.
-        let out = bpf::attach(egress, device, Place::Egress)?;
-        links.insert(device, [bpf::attach(ingress, device, Place::Ingress)?, out]);
+        links.insert(device, stand(device, ingress, egress)?);
         Ok(())
+    }
+
+    /// Puts the programs behind those that others have put behind them, and returns on how many
+    /// devices. Between the two packets go the kernel's way. Where the system refuses it they are
+    /// gone, as with the device.
+    pub(crate) fn move_back(&self, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> usize {
+        let mut links = self.lock();
+        let is_behind = |device: u32, [inward, outward]: &[OwnedFd; 2]| {
+            let ends = [(inward, Place::Ingress), (outward, Place::Egress)];
+            ends.into_iter().any(|(link, place)| {
+                // A device that is gone has no others.
+                !bpf::is_last(link.as_fd(), device, place).unwrap_or(true)
+            })
+        };
+        let devices = links.iter().filter(|(device, links)| is_behind(**device, links));
+        let devices: Vec<u32> = devices.map(|(&device, _)| device).collect();
+        for &device in &devices {
+            // The kernel has a program once at a place.
+            links.remove(&device);
+            links.extend(stand(device, ingress, egress).ok().map(|links| (device, links)));
+        }
+        devices.len()
     }
 
     /// Takes the programs off a device.
     pub(crate) fn detach(&self, device: u32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&device);
+        self.lock().remove(&device);
     }
 
     /// The devices that the programs stand on. Those that are gone are forgotten.
     pub(crate) fn devices(&self) -> Vec<u32> {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.lock();
         links.retain(|_, links| is_there(links));
         links.keys().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, [OwnedFd; 2]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,6 +96,13 @@ impl Link<'_> {
         let up = (libc::IFF_UP | libc::IFF_LOWER_UP) as u32;
         self.kind == "veth" && self.flags & up == up && self.leads_elsewhere && !self.is_shaped
     }
+}
+
+/// Puts the programs last on a device.
+fn stand(device: u32, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<[OwnedFd; 2]> {
+    // The way out first: nothing is in the cache before that sees packets.
+    let out = bpf::attach(egress, device, Place::Egress)?;
+    Ok([bpf::attach(ingress, device, Place::Ingress)?, out])
 }
 
 /// The kernel severs the links of a device that it removes.

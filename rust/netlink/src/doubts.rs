@@ -1,6 +1,6 @@
 //! Hears of changes that may make packets of established flows go another way, or nowhere: other
 //! rules of nf_tables, devices, their tc filters, addresses, routes, next hops, routing rules,
-//! neighbours.
+//! neighbours, policies of IPsec and their keys.
 //!
 //! Theory of operation. The kernel tells listeners of each change, and of much that is none: a
 //! neighbour that answers again, a device whose statistics are due. So the newest state of devices
@@ -11,8 +11,8 @@
 //! When the kernel drops messages, that is a doubt at once, and devices and neighbours are read
 //! anew: at once after quiet, and under a flood as seldom as [`Pace`] says.
 //!
-//! Rules of iptables-legacy change without a message. Listening needs no privilege, but for
-//! nf_tables CAP_NET_ADMIN.
+//! Rules of iptables-legacy, and sets of ipset that any rules ask, change without a message.
+//! Listening needs no privilege, but for nf_tables and IPsec CAP_NET_ADMIN.
 
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +47,8 @@ pub enum Topic {
     RoutingRule,
     /// A neighbour has no longer the link address that packets were sent to.
     Neighbour,
+    /// What IPsec encrypts, lets pass or refuses, and by which keys (`ip xfrm`).
+    Ipsec,
 }
 
 /// A reason why packets may go another way now.
@@ -87,6 +89,8 @@ pub struct Device {
 pub struct Doubts {
     rules: Socket,
     routing: Socket,
+    /// `None`: the kernel has no IPsec.
+    ipsec: Option<Socket>,
     inbox: Inbox,
     requests: Exchange,
     known: Known,
@@ -121,6 +125,10 @@ impl Doubts {
         let mut doubts = Self {
             rules: listen(libc::NETLINK_NETFILTER, &[libc::NFNLGRP_NFTABLES as u32])?,
             routing: listen(libc::NETLINK_ROUTE, &ROUTING)?,
+            ipsec: match listen(libc::NETLINK_XFRM, &IPSEC) {
+                Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => None,
+                listening => Some(listening?),
+            },
             inbox: Inbox::new(),
             requests: Exchange::open(libc::NETLINK_ROUTE)?,
             known: Known::default(),
@@ -167,6 +175,15 @@ impl Doubts {
                 }
             }
         }
+        if let Some(socket) = &self.ipsec {
+            for _ in 0..TAKES {
+                match self.inbox.take(socket)? {
+                    Arrival::Nothing => break,
+                    // Whatever they say, and whatever was lost.
+                    _ => note(doubts, Doubt::about(Topic::Ipsec)),
+                }
+            }
+        }
         let started = Instant::now();
         if self.pace.is_due(started) {
             self.read_all()?;
@@ -187,8 +204,8 @@ impl Doubts {
     }
 
     /// The sockets at which messages wait.
-    pub(crate) fn sockets(&self) -> [&Socket; 2] {
-        [&self.rules, &self.routing]
+    pub(crate) fn sockets(&self) -> [&Socket; 3] {
+        [&self.rules, &self.routing, self.ipsec.as_ref().unwrap_or(&self.rules)]
     }
 
     /// Reads devices and neighbours as they are.
@@ -368,6 +385,8 @@ const ROUTING: [u32; 10] = [
     libc::RTNLGRP_IPV6_RULE,
     libc::RTNLGRP_NEXTHOP,
 ];
+/// `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA` and `XFRMNLGRP_POLICY` (`linux/xfrm.h`).
+const IPSEC: [u32; 3] = [2, 3, 4];
 /// `linux/rtnetlink.h`, which libc has in part.
 const RTM_NEWNEXTHOP: u16 = 104;
 const RTM_DELNEXTHOP: u16 = 105;

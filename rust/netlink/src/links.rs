@@ -22,6 +22,9 @@ pub struct Link {
     pub flags: u32,
     /// The device at its other end is in another network namespace (`IFLA_LINK_NETNSID`).
     pub leads_elsewhere: bool,
+    /// A tunnel whose packets say beside their bytes where to, or what its header has: by a route
+    /// with `encap`, a filter of tc or a mark. Those that are sent again by their bytes lack it.
+    pub takes_metadata: bool,
     /// Filters see the packets that come in.
     pub has_ingress_filters: bool,
     /// Filters see the packets that leave, or they wait in a queue: a bandwidth limit.
@@ -119,15 +122,29 @@ impl Link {
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<(u32, Self)> {
         let attributes = message.get(NETLINK_HEADER + DEVICE..)?;
-        let kind = find(attributes, libc::IFLA_LINKINFO)
-            .and_then(|information| find(information, libc::IFLA_INFO_KIND));
+        let information = find(attributes, libc::IFLA_LINKINFO).unwrap_or_default();
+        let kind = find(information, libc::IFLA_INFO_KIND).map(text).unwrap_or_default();
+        let about = find(information, libc::IFLA_INFO_DATA).unwrap_or_default();
         let link = Self {
-            kind: kind.map(text).unwrap_or_default(),
+            takes_metadata: takes_metadata(&kind, about),
+            kind,
             flags: u32_at(message, NETLINK_HEADER + 8)?,
             leads_elsewhere: find(attributes, libc::IFLA_LINK_NETNSID).is_some(),
             ..Self::default()
         };
         Some((u32_at(message, NETLINK_HEADER + 4)?, link))
+    }
+}
+
+/// Whether a device of a kind which is set up so takes metadata.
+fn takes_metadata(kind: &str, about: &[u8]) -> bool {
+    let is_there = |attribute| find(about, attribute).is_some();
+    let is_on = |attribute| find(about, attribute).is_some_and(|value| value != [0]);
+    match kind {
+        "vxlan" => is_on(VXLAN_COLLECT_METADATA) || is_there(VXLAN_GBP),
+        "geneve" => is_there(GENEVE_COLLECT_METADATA),
+        "gretap" | "ip6gretap" | "erspan" | "ip6erspan" => is_there(GRE_COLLECT_METADATA),
+        _ => false,
     }
 }
 
@@ -149,6 +166,12 @@ fn u32_at(message: &[u8], start: usize) -> Option<u32> {
 const DEVICE: usize = 16;
 /// Length of `struct tcmsg`.
 const TRAFFIC: usize = 20;
+/// `linux/if_link.h`, `linux/if_tunnel.h`, which libc lacks. The first is a number, others are
+/// there or not.
+const VXLAN_COLLECT_METADATA: u16 = 25;
+const VXLAN_GBP: u16 = 23;
+const GENEVE_COLLECT_METADATA: u16 = 6;
+const GRE_COLLECT_METADATA: u16 = 18;
 /// Where a message of tc says what its subject belongs to.
 const PARENT: usize = NETLINK_HEADER + 12;
 /// `TC_H_MAJ_MASK`.
@@ -160,7 +183,43 @@ const EGRESS: u32 = 0xffff_fff3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribute::put;
     use proptest::prelude::*;
+
+    fn message(kind: &str, about: &[(u16, &[u8])]) -> Vec<u8> {
+        let (mut data, mut information) = (Vec::new(), Vec::new());
+        for (attribute, value) in about {
+            put(&mut data, *attribute, value);
+        }
+        put(&mut information, libc::IFLA_INFO_KIND, kind.as_bytes());
+        put(&mut information, libc::IFLA_INFO_DATA, &data);
+        let mut bytes = vec![0; NETLINK_HEADER + DEVICE];
+        put(&mut bytes, libc::IFLA_LINKINFO, &information);
+        bytes
+    }
+
+    #[test]
+    fn tunnels_take_metadata_where_they_are_set_up_so() {
+        let takes = |kind, about: &[(u16, &[u8])]| {
+            let (_, link) = Link::parse(&message(kind, about)).expect("whole");
+            assert_eq!(link.kind, kind);
+            link.takes_metadata
+        };
+        for (kind, external, number) in [
+            // `ip link add ... external`
+            ("vxlan", 25, &[1][..]),
+            ("vxlan", 23, &[]),
+            ("geneve", 6, &[]),
+            ("gretap", 18, &[]),
+            ("ip6gretap", 18, &[]),
+            ("erspan", 18, &[]),
+        ] {
+            assert!(takes(kind, &[(1, &[0; 4]), (external, number)]), "{kind}");
+            assert!(!takes(kind, &[(1, &[0; 4])]), "{kind}");
+        }
+        assert!(!takes("vxlan", &[(25, &[0])]), "there, and off");
+        assert!(!takes("veth", &[(25, &[1]), (6, &[]), (18, &[])]), "of other kinds");
+    }
 
     #[test]
     fn this_namespaces_devices_are_read() {

@@ -68,6 +68,7 @@ impl CacheSync {
                 excluded_ranges,
                 excluded_devices.into_iter().collect(),
             );
+            sync.inherit(engine.get().shared());
             let (doubts, addresses) = (Doubts::open()?, Addresses::open()?);
             let (links, requests) = (Links::open()?, Requests::open()?);
             let sockets = CacheSockets { updates, doubts, links, addresses, requests };
@@ -136,7 +137,7 @@ impl CacheSync {
         let cache = self.sync.cache();
         let counters = py.detach(|| cache.counters()).map_err(|error| errors::conntrack(&error))?;
         let (flows, refused) = self.sync.counts();
-        let (device_voids, neighbour_voids) = self.sync.voids();
+        let [device_voids, neighbour_voids, moves] = self.sync.device_counts();
         let rows = PyDict::new(py);
         for (name, number) in counters.rows() {
             rows.set_item(name.replace('_', "-"), number)?;
@@ -149,6 +150,7 @@ impl CacheSync {
             ("generations", cache.generation().into()),
             ("device-voids", device_voids),
             ("neighbour-voids", neighbour_voids),
+            ("moves-behind-others", moves),
             ("devices-left-out", self.sync.left_out().len() as u64),
             ("events-lost", self.sync.overruns()),
             ("pauses", self.sync.pauses()),

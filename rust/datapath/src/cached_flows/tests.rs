@@ -119,6 +119,38 @@ fn a_connection_that_ends_meanwhile_is_not_proposed() {
 }
 
 #[test]
+fn what_an_earlier_cache_has_carried_counts_for_the_same_flow_alone() {
+    let mut scene = Scene::new(8, &[]);
+    let (kept, other, gone) =
+        (entry(Protocol::TCP, 1), entry(Protocol::UDP, 2), entry(Protocol::UDP, 3));
+    for flow in [&kept, &other, &gone] {
+        scene.hears(flow);
+    }
+    for [there, _] in scene.proposes(TCP_AGE) {
+        scene.flows.count_entry(&there, carried(7), Some(true));
+    }
+    let saved = scene.flows.all_carried();
+    let mut next = Scene::new(8, &[]);
+    next.flows.inherit(&saved, next.now);
+    // Ahead of the first dump.
+    assert_eq!(next.flows.carried(&key(&kept), kept.id), [carried(7), carried(0)]);
+    let successor = Entry { id: Some(99), ..other.clone() };
+    assert_eq!(next.flows.carried(&key(&other), successor.id), [carried(0); 2], "another flow");
+    let dump = next.flows.begin_look(ESTABLISHED);
+    for flow in [&kept, &successor] {
+        next.flows.look(flow, next.now, &mut Vec::new());
+    }
+    assert_eq!(next.flows.missing(dump), [key(&gone)]);
+    // It is cached again, by an entry that begins at nothing.
+    let proposals = next.proposes(TCP_AGE);
+    let again = proposals.iter().map(|[there, _]| there);
+    let again = again.filter(|there| there.arriving == kept.original).collect::<Vec<_>>();
+    next.flows.count_entry(again[0], carried(2), Some(true));
+    assert_eq!(next.flows.carried(&key(&kept), kept.id), [carried(9), carried(0)]);
+    assert_eq!(next.flows.end(&key(&kept)), [carried(9), carried(0)]);
+}
+
+#[test]
 fn a_flow_is_taken_out_once_and_its_record_stays_until_conntrack_has_ended_it() {
     let mut scene = Scene::new(8, &[]);
     let connection = entry(Protocol::TCP, 1);
@@ -128,7 +160,7 @@ fn a_flow_is_taken_out_once_and_its_record_stays_until_conntrack_has_ended_it() 
     scene.flows.count_entry(&there, carried(9), Some(true));
     // Room was short: the entry is another one.
     scene.flows.count_entry(&there, carried(2), Some(true));
-    assert_eq!(scene.flows.carried(&key(&connection)), [carried(11), carried(0)]);
+    assert_eq!(scene.flows.carried(&key(&connection), connection.id), [carried(11), carried(0)]);
     let closing = Entry { state: Some(8), ..connection.clone() };
     assert_eq!(scene.hears(&closing), Some([there, back]));
     assert_eq!(scene.hears(&closing), None, "once");

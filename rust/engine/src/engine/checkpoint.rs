@@ -15,11 +15,13 @@
 //! Nothing of a checkpoint is used before all of it was read and checked. Flows
 //! and clients of service ports that are not served any more are left out.
 
+mod carried;
 mod format;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use self::carried::CarriedFlow;
 pub use self::format::CheckpointError;
 use self::format::{CLIENT_SIZE, Content, HEADER, NAMES, SavedFlow, Writer, body, flow_size, seal};
 use super::{Engine, EngineAddress};
@@ -46,6 +48,7 @@ impl Engine {
         self.write_flows(&mut writer, &self.v4, &v4, tick, &places);
         self.write_flows(&mut writer, &self.v6, &v6, tick, &places);
         self.write_clients(&mut writer, tick, &places);
+        writer.carried(&self.carried, self.shared.config.max_flows);
         seal(&writer.0)
     }
 
@@ -103,12 +106,25 @@ impl Engine {
         }
     }
 
+    /// What a cache has carried of flows: of an earlier daemon's, from a checkpoint, until
+    /// [`Engine::set_carried`] was called.
+    #[must_use]
+    pub fn carried(&self) -> &[CarriedFlow] {
+        &self.carried
+    }
+
+    /// Has later checkpoints say this of what a cache has carried, and nothing else.
+    pub fn set_carried(&mut self, flows: Vec<CarriedFlow>) {
+        self.carried = flows;
+    }
+
     /// The most bytes that a checkpoint of an engine with these limits can have.
     #[must_use]
     pub fn checkpoint_limit(&self) -> usize {
         let config = &self.shared.config;
         let flows = config.max_flows * (flow_size(Ipv4Addr::BITS) + flow_size(Ipv6Addr::BITS));
-        HEADER + NAMES + flows + config.max_affinities * CLIENT_SIZE
+        let carried = carried::limit(config.max_flows);
+        HEADER + NAMES + flows + config.max_affinities * CLIENT_SIZE + carried
     }
 
     /// Enters the flows and clients of a checkpoint that was written `away` nanoseconds ago, as far
@@ -128,6 +144,7 @@ impl Engine {
         away: u64,
     ) -> Result<usize, CheckpointError> {
         let content = Content::read(body(checkpoint)?)?;
+        self.carried = content.carried;
         let tick = self.shared.clock.advance(now);
         let away = clock::whole_ticks(away);
         let mut restored = 0;

@@ -59,11 +59,11 @@ impl Updates {
     /// # Errors
     /// The system's.
     pub fn wait_beside(&mut self, doubts: &Doubts, timeout: Duration) -> io::Result<()> {
-        let [rules, routing] = doubts.sockets().map(Socket::number);
+        let [rules, routing, ipsec] = doubts.sockets().map(Socket::number);
         let calls = self.calls.as_raw_fd();
-        wait([self.socket.number(), rules, routing, calls], timeout)?;
+        wait([self.socket.number(), rules, routing, ipsec, calls], timeout)?;
         if !timeout.is_zero() && !self.inbox.is_full() {
-            wait([rules, routing, calls], GATHER)?;
+            wait([rules, routing, ipsec, calls], GATHER)?;
         }
         while (&self.calls).read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::carried::{self, CarriedFlow};
 use crate::clock::{Tick, between};
 use crate::conntrack::state::State;
 use crate::conntrack::tcp::{Side, Tracking};
@@ -81,18 +82,19 @@ pub(super) struct SavedClient {
 }
 
 /// A checkpoint's body, read and checked.
+#[derive(Default)]
 pub(super) struct Content {
     pub(super) names: Vec<String>,
     pub(super) v4: Vec<SavedFlow<Ipv4Addr>>,
     pub(super) v6: Vec<SavedFlow<Ipv6Addr>>,
     pub(super) clients: Vec<SavedClient>,
+    pub(super) carried: Vec<CarriedFlow>,
 }
 
 impl Content {
     pub(super) fn read(body: &[u8]) -> Result<Self, CheckpointError> {
         let mut reader = Reader { body, at: 0 };
-        let mut content =
-            Self { names: Vec::new(), v4: Vec::new(), v6: Vec::new(), clients: Vec::new() };
+        let mut content = Self::default();
         for _ in 0..reader.u32()? {
             let length = reader.u32()? as usize;
             let name = std::str::from_utf8(reader.take(length)?).map_err(|_| reader.wrong())?;
@@ -114,9 +116,16 @@ impl Content {
         // A later version may say more: each section of it has a number, a length, and so many
         // bytes.
         while reader.at < body.len() {
-            let _number = reader.u32()?;
+            let number = reader.u32()?;
             let length = reader.u32()? as usize;
-            reader.take(length)?;
+            let start = reader.at;
+            let mut section =
+                Reader { body: &body[..start + reader.take(length)?.len()], at: start };
+            if number == carried::SECTION {
+                while section.at < section.body.len() {
+                    content.carried.push(section.carried()?);
+                }
+            }
         }
         Ok(content)
     }
@@ -171,6 +180,29 @@ impl Writer {
         }
     }
 
+    /// Writes the section, if there is something to say; of so many flows at most.
+    pub(super) fn carried(&mut self, flows: &[CarriedFlow], most: usize) {
+        let flows = flows.get(..most).unwrap_or(flows);
+        if flows.is_empty() {
+            return;
+        }
+        let mut section = Writer(Vec::new());
+        for flow in flows {
+            section.0.push(flow.protocol.0);
+            section.u32(flow.id);
+            for end in [flow.original.0, flow.original.1, flow.reply.0, flow.reply.1] {
+                section.address(end.ip());
+                section.u16(end.port());
+            }
+            for number in flow.packets.into_iter().chain(flow.bytes) {
+                section.0.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        self.u32(carried::SECTION);
+        self.u32(section.0.len() as u32);
+        self.0.extend_from_slice(&section.0);
+    }
+
     pub(super) fn u16(&mut self, number: u16) {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
@@ -199,6 +231,14 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    fn carried(&mut self) -> Result<CarriedFlow, CheckpointError> {
+        let (protocol, id) = (Protocol(self.u8()?), self.u32()?);
+        let mut end = || Ok(SocketAddr::new(self.address()?, self.u16()?));
+        let (original, reply) = ((end()?, end()?), (end()?, end()?));
+        let mut numbers = || Ok([self.u64()?, self.u64()?]);
+        Ok(CarriedFlow { protocol, id, original, reply, packets: numbers()?, bytes: numbers()? })
+    }
+
     fn wrong(&self) -> CheckpointError {
         CheckpointError::Value(self.at)
     }
