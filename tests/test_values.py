@@ -65,12 +65,12 @@ def fragment() -> bytes:
 def entry() -> Any:
     ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.1:8080", "10.0.0.9:4000"]
     numbers, head = [7, 0x1000, None], (6, [True, True, True], 3, 120)
-    return _native._restore("ConntrackEntry", (numbers, head, ends, [(1, 40), (2, 80)]))
+    return _native._restore("ConntrackEntry", (numbers, head, ends, [(1, 40), (2, 80)], 1_000))
 
 
 def cached() -> Any:
     ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.9:4000", "10.0.0.1:8080"]
-    return _native._restore("CachedFlow", (6, ends, (7, 700), (3, True)))
+    return _native._restore("CachedFlow", (6, ends, (7, 700), (3, True, False)))
 
 
 def queued() -> Any:

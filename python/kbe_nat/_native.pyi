@@ -890,6 +890,11 @@ class CachedFlow:
     @property
     def is_current(self) -> bool:
         """Whether it would send on a packet that comes now, as far as leases go."""
+    @property
+    def is_ended(self) -> bool:
+        """Whether a FIN, SYN or RST has ended it: it is not current again until it is entered
+        anew.
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
