@@ -381,7 +381,7 @@ impl CacheSync {
     }
 
     /// Takes note of flows as conntrack has them now.
-    fn note<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
+    pub(crate) fn note<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
         let (mut flows, now, mut over) = (lock(&self.flows), Instant::now(), Vec::new());
         entries.for_each(|entry| flows.note(entry, now, &mut over));
         self.take_out(&mut flows, &over)

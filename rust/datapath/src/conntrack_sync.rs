@@ -329,6 +329,13 @@ impl ConntrackSync {
                 }
             }
         }
+        if let Some(cache) = &self.cache {
+            // Restored, so no event tells of it as of one that has become assured.
+            cache.note(changes.iter().filter_map(|change| match change {
+                Change::New(entry) if entry.is_assured => Some(entry),
+                _ => None,
+            }))?;
+        }
         Ok(updates)
     }
 

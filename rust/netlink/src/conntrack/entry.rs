@@ -80,7 +80,11 @@ impl Entry {
                 CTA_TUPLE_ORIG if find(value, CTA_TUPLE_ZONE).is_some() => return None,
                 CTA_TUPLE_ORIG => original = tuple(value),
                 CTA_TUPLE_REPLY => reply = tuple(value),
-                CTA_HELP | CTA_SEQ_ADJ_ORIG | CTA_SEQ_ADJ_REPLY | CTA_SYNPROXY => is_special = true,
+                CTA_HELP | CTA_SEQ_ADJ_ORIG | CTA_SEQ_ADJ_REPLY => is_special = true,
+                // Flows that were made by ctnetlink have room for it, without numbers.
+                CTA_SYNPROXY => {
+                    is_special |= attributes(value).any(|(_, value)| number(value) != Some(0));
+                }
                 CTA_STATUS => status = number(value)?,
                 CTA_ID => id = number(value),
                 CTA_MARK => mark = number(value),
@@ -289,8 +293,16 @@ mod tests {
             Entry::parse(&bytes).expect("a flow").needs_conntrack
         };
         assert!(!needs(&|_| ()));
-        for kind in [CTA_HELP, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY, CTA_SYNPROXY] {
+        for kind in [CTA_HELP, CTA_SEQ_ADJ_ORIG, CTA_SEQ_ADJ_REPLY] {
             assert!(needs(&|bytes| put_nest(bytes, kind, |_| ())), "{kind}");
+        }
+        for shift in [0_u32, 7] {
+            let numbers = |bytes: &mut Vec<u8>| {
+                put(bytes, 1, &0_u32.to_be_bytes());
+                put(bytes, 3, &shift.to_be_bytes());
+            };
+            let is_needed = needs(&|bytes| put_nest(bytes, CTA_SYNPROXY, numbers));
+            assert_eq!(is_needed, shift != 0);
         }
         for bit in 0..16 {
             let status = |bytes: &mut Vec<u8>| put(bytes, CTA_STATUS, &(1u32 << bit).to_be_bytes());
