@@ -127,6 +127,19 @@ def hits(daemon: Daemon) -> int:
 
 
 @contextmanager
+def heeded(daemon: Daemon) -> Iterator[None]:
+    """A change of rules or routes, of which the daemon hears at the end of the block."""
+
+    def voids() -> int:
+        found = counters(daemon)
+        return found["cache-generations"] + found["cache-device-voids"]
+
+    before = voids()
+    yield
+    eventually(lambda: voids() > before)
+
+
+@contextmanager
 def cached_node(folder: Path) -> Iterator[Daemon]:
     """A daemon to be started, which will serve one of two pods in both families."""
     skip_without_cache()

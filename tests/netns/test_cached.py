@@ -19,6 +19,7 @@ from harness.cached import (
     await_backend,
     cached_daemon,
     counters,
+    heeded,
     hits,
     serve,
     steadily,
@@ -113,7 +114,8 @@ def test_f141_a_rule_that_drops_stops_a_cached_flow_at_once(
     own = cached(family, protocol)
     rule = f"meta l4proto {protocol} th dport 9953 drop"
     (daemon.folder / "rules").write_text(TABLE % rule)
-    daemon.cluster.node.call("nft", "-f", str(daemon.folder / "rules"))
+    with heeded(daemon):
+        daemon.cluster.node.call("nft", "-f", str(daemon.folder / "rules"))
     before = hits(daemon)
     assert own.is_silent()
     assert all(own.is_silent(0.2) for _ in range(10)), "nor is it ever entered again"

@@ -20,6 +20,7 @@ from harness.cached import (
     await_backend,
     cached_daemon,
     counters,
+    heeded,
     hits,
     serve,
     steadily,
@@ -104,7 +105,8 @@ def test_f141_a_route_that_changes_is_followed_at_once(
 ) -> None:
     own, node = cached(family, protocol), daemon.cluster.node
     pod = f"{NAMES['a'][family]}/{128 if family == 6 else 32}"
-    node.call("ip", "route", "add", "blackhole", pod)
+    with heeded(daemon):
+        node.call("ip", "route", "add", "blackhole", pod)
     assert own.is_silent()
     assert own.is_silent(), "nor is it entered again"
     node.call("ip", "route", "delete", "blackhole", pod)
@@ -122,7 +124,8 @@ def test_a_routing_rule_that_changes_is_followed_at_once(
     node.call(*ip, "route", "add", "blackhole", "default", "table", "100")
     rule = ("to", NAMES["a"][family], "lookup", "100", "priority", "50")
     own.await_cache()
-    node.call(*ip, "rule", "add", *rule)
+    with heeded(daemon):
+        node.call(*ip, "rule", "add", *rule)
     assert own.is_silent()
     assert own.is_silent()
     node.call(*ip, "rule", "delete", *rule)
