@@ -60,6 +60,7 @@ def followed(
             return own.now
 
         sleep = time.sleep
+        time = time.time
 
     for module in (manifests, watching):
         monkeypatch.setattr(module, "time", Clock)
