@@ -357,8 +357,8 @@ impl CacheSync {
             self.heed(hearing.take(&mut sockets.updates, &mut entries)?);
             self.note(entries.iter())?;
             entries.clear();
-            self.follow_resets(&mut sockets.requests, &mut resets)?;
-            let has_more = self.propose_due(engine, &mut sockets.requests)?;
+            let has_resets = self.follow_resets(&mut sockets.requests, &mut resets)?;
+            let has_more = self.propose_due(engine, &mut sockets.requests)? || has_resets;
             // The wait comes last: a call that arrives during it ends it.
             let until_echo = echo.map(|when| when.saturating_duration_since(Instant::now()));
             let bounds = [until_echo, hearing.pause, has_more.then_some(Duration::ZERO)];
@@ -387,14 +387,15 @@ impl CacheSync {
         self.take_out(&mut flows, &over)
     }
 
-    /// Acts on what the programs tell.
-    fn follow_resets(&self, requests: &mut Requests, resets: &mut Resets) -> io::Result<()> {
-        let (passages, may_lack) = resets.follow(&self.cache, &self.flows, requests)?;
-        if may_lack {
+    /// Acts on what the programs tell; returns whether there is more to do.
+    fn follow_resets(&self, requests: &mut Requests, resets: &mut Resets) -> io::Result<bool> {
+        let followed = resets.follow(&self.cache, &self.flows, requests)?;
+        if followed.may_lack {
             // Conntrack forgets the others by itself, after the timeout of what is over.
             self.has_lost_events.store(true, Ordering::Relaxed);
         }
-        self.take_out(&mut lock(&self.flows), &passages)
+        self.take_out(&mut lock(&self.flows), &followed.over)?;
+        Ok(followed.has_more)
     }
 
     fn read_addresses(&self, addresses: &mut Addresses) -> io::Result<()> {

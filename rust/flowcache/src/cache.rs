@@ -433,8 +433,9 @@ const FIRST: [u8; 4] = [0; 4];
 /// Free elements of an LRU map that the kernel keeps for a processor (`LOCAL_FREE_TARGET` in its
 /// kernel/bpf/bpf_lru_list.c).
 const ASIDE: u32 = 128;
-/// Notices that wait: more than connections end by RST, in a turn of who reads them.
-const NOTICES: u32 = 1024;
+/// Notices that wait: those of a pod that dies, and resets all its connections between two turns of
+/// who reads them. They take 88 bytes each.
+const NOTICES: u32 = 4096;
 /// Pods of a node, many times over.
 const PEERS: u32 = 1 << 14;
 

@@ -12,7 +12,7 @@
 //! They also tell of each volume that they have carried past conntrack: it must not measure a RST
 //! by sequence numbers of two GiB ago, which count as later ones then.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -30,17 +30,28 @@ use crate::locking::lock;
 pub(super) struct Resets {
     /// With the time at which to look at each, in order.
     waiting: VecDeque<(Instant, FlowKey)>,
+    /// The same.
+    keys: HashSet<FlowKey>,
+}
+
+/// What a turn has led to.
+pub(super) struct Followed {
+    /// To be taken out of the cache.
+    pub(super) over: Vec<[Passage; 2]>,
+    /// Some of what was told may be missing.
+    pub(super) may_lack: bool,
+    /// There are more resets to look at now: a pod that dies resets all its connections at once.
+    pub(super) has_more: bool,
 }
 
 impl Resets {
-    /// Acts on what the programs have told, and on resets of a while ago. Returns what is to be
-    /// taken out of the cache, and whether some of what was told may be missing.
+    /// Acts on what the programs have told, and on resets of a while ago.
     pub(super) fn follow(
         &mut self,
         cache: &FlowCache,
         records: &Mutex<CachedFlows>,
         requests: &mut Requests,
-    ) -> io::Result<(Vec<[Passage; 2]>, bool)> {
+    ) -> io::Result<Followed> {
         let (notices, may_lack) = cache.take_notices()?;
         let now = Instant::now();
         let about = |topic| {
@@ -52,12 +63,14 @@ impl Resets {
         requests.forget_acknowledged(&volumes)?;
         about(Topic::Reset).into_iter().for_each(|key| self.add(key, now));
         let due = self.take_due(now);
-        Ok((judge(records, requests, &due, now)?, may_lack))
+        let over = judge(records, requests, &due, now)?;
+        let has_more = self.waiting.front().is_some_and(|(when, _)| *when <= now);
+        Ok(Followed { over, may_lack, has_more })
     }
 
     /// Takes note of a RST.
     fn add(&mut self, key: FlowKey, now: Instant) {
-        if !self.waiting.iter().any(|(_, waiting)| *waiting == key) {
+        if self.keys.insert(key) {
             self.waiting.push_back((now + PATIENCE, key));
         }
     }
@@ -66,7 +79,11 @@ impl Resets {
     fn take_due(&mut self, now: Instant) -> Vec<FlowKey> {
         let is_due = |(when, _): &&(Instant, FlowKey)| *when <= now;
         let count = self.waiting.iter().take(BATCH).take_while(is_due).count();
-        self.waiting.drain(..count).map(|(_, key)| key).collect()
+        let due: Vec<_> = self.waiting.drain(..count).map(|(_, key)| key).collect();
+        due.iter().for_each(|key| {
+            self.keys.remove(key);
+        });
+        due
     }
 }
 
@@ -131,5 +148,28 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Seconds that conntrack's timeout may have run down since a RST: some of a second, rounded, and
 /// what this thread may have been late.
 const ROUNDED: u32 = 2;
-/// Connections that are judged at once.
+/// Connections that are judged in a turn.
 const BATCH: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_resets_at_once_are_taken_turn_by_turn_and_each_once() {
+        let (mut resets, start) = (Resets::default(), Instant::now());
+        let key = |port| {
+            let end = |port| (std::net::Ipv4Addr::LOCALHOST, port).into();
+            FlowKey { protocol: Protocol::TCP.0, original: Ends { src: end(port), dst: end(80) } }
+        };
+        for port in (1..=150).chain(1..=150) {
+            resets.add(key(port), start);
+        }
+        assert_eq!(resets.take_due(start), []);
+        let due = start + PATIENCE;
+        let turns: Vec<_> = (0..4).map(|_| resets.take_due(due).len()).collect();
+        assert_eq!(turns, [64, 64, 22, 0]);
+        resets.add(key(1), due);
+        assert_eq!(resets.take_due(due + PATIENCE), [key(1)], "it may be reset again");
+    }
+}
