@@ -1,6 +1,7 @@
 """A daemon with `--datapath cached`, and flows that its cache carries."""
 
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from harness import traffic
 from harness.cached_router import skip_without_cache
 from harness.clients import PORT, VIPS, endpoints, named, service
 from harness.daemons import Daemon
-from harness.stage import OTHER, POD, add_ipv6
+from harness.stage import OTHER, POD, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.rule import DatapathKind
 
+BULK = {Family.IPV4: "172.30.0.54", Family.IPV6: "fd00:30::54"}
+POD_END = {Family.IPV4: "172.17.0.3", Family.IPV6: "[fd00:17::3]"}
 PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -176,6 +179,16 @@ def serve(daemon: Daemon, *pods: str, more: str = "") -> None:
     ]
     slices = [endpoints(family, *pods) for family in (Family.IPV4, Family.IPV6)]
     daemon.write("dns.yaml", "".join((*objects, *slices)))
+
+
+def serve_bulk(daemon: Daemon, family: Family, program: Path) -> subprocess.Popen[str]:
+    """Has a program at port 5001 of the first pod be served at `BULK`."""
+    process = served(daemon.cluster.pods[0], program)
+    bulk = service(family, "bulk", BULK[family]).replace("targetPort: 9953", "targetPort: 5001")
+    slices = endpoints(family, "a", name="bulk").replace("port: 9953", "port: 5001")
+    daemon.write("bulk.yaml", bulk + slices)
+    await_backend(daemon, f"{POD_END[family]}:5001")
+    return process
 
 
 def await_backend(daemon: Daemon, backend: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.cached import (
+    BULK,
     PROTOCOLS,
     TABLE,
     Begin,
@@ -22,13 +23,13 @@ from harness.cached import (
     heeded,
     hits,
     serve,
+    serve_bulk,
     steadily,
     talk,
 )
 from harness.clients import FAMILIES, PORT, VIPS, endpoints, service
 from harness.daemons import Daemon
 from harness.programs import SHA256_SINK
-from harness.stage import served
 from harness.tracked import invalid, kernel_sees, rows, tracked
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -37,8 +38,6 @@ from kbe_nat.rules.rule import DatapathKind
 
 NODES = {Family.IPV4: NODE_ADDRESS, Family.IPV6: NODE_ADDRESS_6}
 NODE_PORT = 30053
-BULK = {Family.IPV4: "172.30.0.54", Family.IPV6: "fd00:30::54"}
-POD_END = {Family.IPV4: "172.17.0.3", Family.IPV6: "[fd00:17::3]"}
 LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
 PORTS = f"""  type: NodePort
   externalTrafficPolicy: Cluster
@@ -194,11 +193,7 @@ def test_a_hundred_megabytes_pass_conntrack_by_and_no_packet_is_invalid(
     daemon: Daemon, family: Family
 ) -> None:
     cluster = daemon.cluster
-    served(cluster.pods[0], SHA256_SINK)
-    bulk = service(family, "bulk", BULK[family]).replace("targetPort: 9953", "targetPort: 5001")
-    slices = endpoints(family, "a", name="bulk").replace("port: 9953", "port: 5001")
-    daemon.write("bulk.yaml", bulk + slices)
-    await_backend(daemon, f"{POD_END[family]}:5001")
+    serve_bulk(daemon, family, SHA256_SINK)
     (daemon.folder / "rules").write_text(TABLE % "ct state invalid counter drop")
     cluster.node.call("nft", "-f", str(daemon.folder / "rules"))
     assert cluster.node.call("sysctl", "-n", LIBERAL) == "0\n"

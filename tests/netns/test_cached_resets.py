@@ -6,15 +6,25 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness import traffic
-from harness.cached import Talk, await_backend, cached_daemon, forge, serve, talk
-from harness.clients import FAMILIES, NAMES
+from harness.cached import (
+    BULK,
+    Talk,
+    await_backend,
+    cached_daemon,
+    forge,
+    serve,
+    serve_bulk,
+    talk,
+)
+from harness.clients import FAMILIES, NAMES, PORT
 from harness.daemons import Daemon
+from harness.programs import VOLUME_SERVER
 from harness.tracked import rows, tracked
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -23,6 +33,8 @@ from kbe_nat.playground.namespaces import inside
 CONNECTIONS = 12
 LINGER = struct.pack("ii", 1, 0)
 """Closing sends a RST."""
+VOLUME = 2800 << 20
+"""Bytes: more than half of all sequence numbers."""
 
 
 @pytest.fixture
@@ -35,10 +47,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def test_the_timeout_of_connections_that_were_reset_is_not_renewed(
     daemon: Daemon, family: Family
 ) -> None:
-    with ExitStack() as stack:
-        talks = [stack.enter_context(talk(daemon, family, "tcp")) for _ in range(CONNECTIONS)]
-        for own in talks:
-            own.await_cache()
+    with cached_connections(daemon, family) as talks:
         for own in talks:
             own.ask()
             reset(own)
@@ -72,10 +81,7 @@ def test_a_port_that_is_used_again_after_a_reset_gets_a_new_choice(
 
 @FAMILIES
 def test_connections_that_were_reset_are_over_at_once(daemon: Daemon, family: Family) -> None:
-    with ExitStack() as stack:
-        talks = [stack.enter_context(talk(daemon, family, "tcp")) for _ in range(CONNECTIONS)]
-        for own in talks:
-            own.await_cache()
+    with cached_connections(daemon, family) as talks:
         for own in talks:
             own.ask()
             reset(own)
@@ -95,6 +101,43 @@ def test_a_connection_with_a_forged_reset_lives_and_is_cached_again(
         # Without a resync: what the programs tell brings it back.
         eventually(own.is_cached, 10)
         assert is_established(daemon, own)
+
+
+@FAMILIES
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_reset_arrives_after_more_bytes_than_sequence_numbers_tell_apart(
+    daemon: Daemon, family: Family, end: str
+) -> None:
+    server = serve_bulk(daemon, family, VOLUME_SERVER)
+    block = bytearray(1 << 20)
+    with talk(daemon, family, "tcp", (BULK[family], PORT)) as own:
+        own.socket.settimeout(60)
+        own.await_cache()
+        if end == "client":
+            own.socket.sendall(b"take\n")
+            for _ in range(VOLUME // len(block)):
+                own.socket.sendall(block)
+            reset(own)
+            assert server.stdout is not None
+            assert server.stdout.readline() == "reset\n"
+        else:
+            own.socket.sendall(f"give {VOLUME}\n".encode())
+            left = VOLUME
+            while left:
+                left -= own.socket.recv_into(block)
+            own.socket.sendall(b"x")
+            with pytest.raises(ConnectionResetError):
+                own.socket.recv(1)
+        eventually(lambda: not is_established(daemon, own), 5)
+
+
+@contextmanager
+def cached_connections(daemon: Daemon, family: Family) -> Iterator[list[Talk]]:
+    with ExitStack() as stack:
+        talks = [stack.enter_context(talk(daemon, family, "tcp")) for _ in range(CONNECTIONS)]
+        for own in talks:
+            own.await_cache()
+        yield talks
 
 
 def backend(pod: str, family: Family) -> str:
