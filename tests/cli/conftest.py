@@ -8,7 +8,10 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from harness.captures import ETHERNET, pcap
+from harness.full_engine import controller_with, verbs_of
 from harness.verbs import START, Ran, handshake
+from kbe_nat.control.controller import Controller
+from kbe_nat.daemon.control_socket import ControlServer
 
 
 @pytest.fixture
@@ -35,3 +38,22 @@ def _kept_log() -> Iterator[None]:
 @pytest.fixture
 def kbe(capsys: pytest.CaptureFixture[str]) -> Ran:
     return Ran(capsys)
+
+
+@pytest.fixture
+def controller() -> Controller:
+    return controller_with(3)
+
+
+@pytest.fixture
+def socket(tmp_path: Path, controller: Controller) -> Iterator[Path]:
+    """A control socket of this controller."""
+    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
+        yield tmp_path / "control.sock"
+
+
+@pytest.fixture
+def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """The command, with this socket."""
+    monkeypatch.setenv("KBE_NAT_SOCKET", str(socket))
+    return kbe

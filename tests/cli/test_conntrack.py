@@ -3,8 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,29 +10,14 @@ import pytest
 from msgspec.structs import replace
 from scapy.layers.inet import IP, TCP
 
-from harness.full_engine import VIP, controller_with, verbs_of
+from harness.full_engine import VIP
 from harness.verbs import Ran
 from kbe_nat import __version__
 from kbe_nat.cli.flow_filter import FlowFilter, parse_nat, with_any
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Service, ServicePort, SlicePort, Snapshot
-
-
-@pytest.fixture
-def controller() -> Controller:
-    return controller_with(3)
-
-
-@pytest.fixture
-def ask(
-    kbe: Ran, tmp_path: Path, controller: Controller, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Ran]:
-    monkeypatch.setenv("KBE_NAT_SOCKET", str(tmp_path / "control.sock"))
-    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
-        yield kbe
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,11 @@ import yaml
 from msgspec.structs import replace
 from scapy.layers.inet import IP, TCP
 
-from harness.full_engine import VIP, controller_with, verbs_of
+from harness.full_engine import VIP, controller_with
 from harness.verbs import Ran, on_terminal
 from kbe_nat.cli.flags.listing import ListingSettings, Output
 from kbe_nat.cli.views import FLOWS
 from kbe_nat.control.controller import Controller
-from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.daemon.row_building import flow_row
 from kbe_nat.family import Family
 from kbe_nat.model import Endpoint, EndpointSlice, Node, Service, ServicePort, SlicePort, Snapshot
@@ -64,18 +63,6 @@ def controller() -> Controller:
     controller = controller_with(3)
     controller.apply(shop())
     return controller
-
-
-@pytest.fixture
-def socket(tmp_path: Path, controller: Controller) -> Iterator[Path]:
-    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
-        yield tmp_path / "control.sock"
-
-
-@pytest.fixture
-def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    monkeypatch.setenv("KBE_NAT_SOCKET", str(socket))
-    return kbe
 
 
 def names(ask: Ran, *words: str) -> list[str]:

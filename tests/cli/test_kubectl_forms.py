@@ -1,7 +1,6 @@
 """kubectl's forms of output and its flags: several kinds, metadata, labels, Go's truth values."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +8,16 @@ import pytest
 import yaml
 
 from cli.test_habits import shop
-from harness.full_engine import controller_with, verbs_of
 from harness.verbs import Ran, on_terminal
 from kbe_nat.cli import NESTED, app, decisions, playground_views, views
 from kbe_nat.cli.listing import Listing
 from kbe_nat.cli.verb import VerbGroup
-from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.control.controller import Controller
 
 
-@pytest.fixture
-def socket(tmp_path: Path) -> Iterator[Path]:
-    controller = controller_with(3)
+@pytest.fixture(autouse=True)
+def _shop(controller: Controller) -> None:
     controller.apply(shop())
-    with ControlServer(tmp_path / "control.sock", verbs_of(controller)):
-        yield tmp_path / "control.sock"
-
-
-@pytest.fixture
-def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    monkeypatch.setenv("KBE_NAT_SOCKET", str(socket))
-    return kbe
 
 
 @pytest.mark.parametrize("words", [("svc,ep", "web"), ("svc/web", "ep/web")], ids=" ".join)

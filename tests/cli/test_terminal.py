@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from harness.captures import pcap
-from harness.full_engine import VIP, controller_with, verbs_of
+from harness.full_engine import VIP
 from harness.verbs import (
     ROOT,
     SEED,
@@ -26,22 +25,9 @@ from harness.verbs import (
     on_terminal,
 )
 from kbe_nat.cli.table import Table
-from kbe_nat.daemon.control_socket import ControlServer
 from kbe_nat.datapath.every_packet import EveryPacket
 
 EXPLAIN = ["explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:80"]
-
-
-@pytest.fixture
-def socket(tmp_path: Path) -> Iterator[Path]:
-    with ControlServer(tmp_path / "control.sock", verbs_of(controller_with(3))):
-        yield tmp_path / "control.sock"
-
-
-@pytest.fixture
-def ask(kbe: Ran, socket: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    monkeypatch.setenv("KBE_NAT_SOCKET", str(socket))
-    return kbe
 
 
 def table(*, is_wrapped: bool = False) -> Table:
