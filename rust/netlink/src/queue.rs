@@ -90,6 +90,8 @@ pub struct Queue {
     messages: Vec<Message>,
     max_spin: Duration,
     spin: Duration,
+    /// How long the socket waits.
+    patience: Duration,
 }
 
 impl Queue {
@@ -154,6 +156,8 @@ impl Queue {
             messages: Vec::with_capacity(BATCH),
             max_spin: options.spin,
             spin: Duration::ZERO,
+            // A socket's own: for ever.
+            patience: Duration::MAX,
         })
     }
 
@@ -167,9 +171,13 @@ impl Queue {
             pause(COALESCE);
         }
         self.messages.clear();
-        let received = match self.take() {
-            Err(error) if is_temporary(&error) => self.spin_and_sleep(timeout),
-            taken => taken,
+        let received = if self.max_spin.is_zero() {
+            self.sleep_and_take(timeout)
+        } else {
+            match self.take() {
+                Err(error) if is_temporary(&error) => self.spin_and_sleep(timeout),
+                taken => taken,
+            }
         };
         let received = received.map_err(|error| QueueError::System(self.number, error))?;
         for (position, &length) in self.lengths.iter().enumerate().take(received) {
@@ -274,11 +282,19 @@ impl Queue {
             }
         }
         // Nothing came while spinning: the processor is better given to the senders.
-        self.socket.wait(timeout)?;
+        let taken = self.sleep_and_take(timeout);
         // A short sleep means that packets come often, so the next wait spins for longer.
         let is_soon = start.elapsed() < self.max_spin;
         self.spin = if is_soon { self.max_spin } else { self.spin / 2 };
-        match self.take() {
+        taken
+    }
+
+    fn sleep_and_take(&mut self, timeout: Duration) -> io::Result<usize> {
+        if self.patience != timeout {
+            self.socket.set_patience(timeout)?;
+            self.patience = timeout;
+        }
+        match self.socket.wait_and_receive(&mut self.buffers, &mut self.lengths) {
             Err(error) if is_temporary(&error) => Ok(0),
             taken => taken,
         }

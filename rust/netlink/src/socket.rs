@@ -76,6 +76,43 @@ impl Socket {
         buffers: &mut [Vec<u8>],
         lengths: &mut Vec<usize>,
     ) -> io::Result<usize> {
+        self.receive_by(libc::MSG_DONTWAIT, buffers, lengths)
+    }
+
+    /// As [`Socket::receive`], and waits for the first message, as [`Socket::set_patience`] says:
+    /// one system call, where a wait and a receipt are two.
+    pub(crate) fn wait_and_receive(
+        &self,
+        buffers: &mut [Vec<u8>],
+        lengths: &mut Vec<usize>,
+    ) -> io::Result<usize> {
+        self.receive_by(libc::MSG_WAITFORONE, buffers, lengths)
+    }
+
+    /// How long [`Socket::wait_and_receive`] waits, at least a microsecond.
+    pub(crate) fn set_patience(&self, span: Duration) -> io::Result<()> {
+        // None at all would be for ever.
+        let span = span.max(Duration::from_micros(1));
+        let value = libc::timeval {
+            tv_sec: libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_usec: libc::suseconds_t::from(span.subsec_micros()),
+        };
+        // SAFETY: the value is valid for the length that is given.
+        result_of(unsafe {
+            let length = size_of::<libc::timeval>() as libc::socklen_t;
+            let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
+            let value = from_ref(&value).cast();
+            libc::setsockopt(self.0.as_raw_fd(), level, option, value, length)
+        })?;
+        Ok(())
+    }
+
+    fn receive_by(
+        &self,
+        flags: libc::c_int,
+        buffers: &mut [Vec<u8>],
+        lengths: &mut Vec<usize>,
+    ) -> io::Result<usize> {
         lengths.clear();
         let mut slices: Vec<libc::iovec> = buffers
             .iter_mut()
@@ -98,7 +135,7 @@ impl Socket {
         // mutably until we return.
         let received = result_of(unsafe {
             let (first, count) = (messages.as_mut_ptr(), messages.len() as u32);
-            libc::recvmmsg(self.0.as_raw_fd(), first, count, libc::MSG_DONTWAIT, null_mut())
+            libc::recvmmsg(self.0.as_raw_fd(), first, count, flags, null_mut())
         })?;
         lengths.extend(
             messages.iter().take(received as usize).map(|message| message.msg_len as usize),
