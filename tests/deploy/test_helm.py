@@ -20,23 +20,36 @@ from harness.deployment import (
 )
 from kbe_nat.kubeproxy.config import read_configuration
 
-DAEMON_SET = ("DaemonSet", "kbe-nat")
-CONFIG_MAP = ("ConfigMap", "kbe-nat")
+LABEL = "app.kubernetes.io/name"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
+def daemon_set(objects: Objects) -> dict[str, Any]:
+    [value] = [value for (kind, _), value in objects.items() if kind == "DaemonSet"]
+    return value
+
+
 def pod(objects: Objects) -> dict[str, Any]:
-    value: dict[str, Any] = objects[DAEMON_SET]["spec"]["template"]["spec"]
+    value: dict[str, Any] = daemon_set(objects)["spec"]["template"]["spec"]
     return value
 
 
 def metadata(objects: Objects) -> dict[str, Any]:
-    value: dict[str, Any] = objects[DAEMON_SET]["spec"]["template"]["metadata"]
+    value: dict[str, Any] = daemon_set(objects)["spec"]["template"]["metadata"]
     return value
 
 
+def configuration_text(objects: Objects) -> str:
+    [text] = [
+        value["data"]["config.yaml"]
+        for (kind, _), value in objects.items()
+        if kind == "ConfigMap" and "config.yaml" in value["data"]
+    ]
+    return str(text)
+
+
 def configuration(objects: Objects) -> dict[str, Any]:
-    value: dict[str, Any] = yaml.safe_load(objects[CONFIG_MAP]["data"]["config.yaml"])
+    value: dict[str, Any] = yaml.safe_load(configuration_text(objects))
     return value
 
 
@@ -95,6 +108,20 @@ VALUES: list[tuple[str, str, Any]] = [
         '[{"name": "key"}]',
         lambda own: pod(own)["imagePullSecrets"] == [{"name": "key"}],
     ),
+    (
+        "nameOverride",
+        "nat",
+        lambda own: (
+            {name for _, name in own} == {"nat"} and metadata(own)["labels"] == {LABEL: "nat"}
+        ),
+    ),
+    (
+        "fullnameOverride",
+        "nat",
+        lambda own: (
+            {name for _, name in own} == {"nat"} and metadata(own)["labels"] == {LABEL: "kbe-nat"}
+        ),
+    ),
     ("kubeProxy", "replace", lambda own: configuration(own)["kbeNat"]["takeOver"]),
     (
         "config.kbeNat.datapath",
@@ -144,7 +171,7 @@ VALUES: list[tuple[str, str, Any]] = [
         "maxUnavailable",
         "10%",
         lambda own: (
-            own[DAEMON_SET]["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
+            daemon_set(own)["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": "10%"}
         ),
     ),
     ("priorityClassName", "own", lambda own: pod(own)["priorityClassName"] == "own"),
@@ -189,7 +216,7 @@ def test_every_value_does_what_it_says(
     for each in objects.values():
         validator.validate(each, "1.36", strict=True)
     path = tmp_path / "config.yaml"
-    path.write_text(objects[CONFIG_MAP]["data"]["config.yaml"])
+    path.write_text(configuration_text(objects))
     assert read_configuration(path)[1] == ()
 
 
@@ -231,6 +258,9 @@ def test_no_value_is_without_a_test() -> None:
         ("tolerations", '[{"operators": "Exists"}]'),
         ("podLabels", '{"a": 5}'),
         ("imagePullSecrets", '["key"]'),
+        ("nameOverride", "Nat"),
+        ("fullnameOverride", "a.b"),
+        ("fullnameOverride", "a" * 53),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(helm: Path, name: str, value: str) -> None:
@@ -239,6 +269,42 @@ def test_a_wrong_value_is_refused_by_its_name(helm: Path, name: str, value: str)
     schema_words = "specifications of the schema"
     assert schema_words in done.stderr, done.stderr
     assert name.rpartition(".")[2] in done.stderr.partition(schema_words)[2]
+
+
+@pytest.mark.parametrize("value", ["nameOverride", "fullnameOverride"])
+@pytest.mark.parametrize("name", ["nat-east", "true", "1e3"])
+def test_another_name_is_that_of_every_object_and_reference(
+    helm: Path, value: str, name: str
+) -> None:
+    """Names that YAML would read as something else are names, too."""
+    options = ("--set", "apiServer.host=192.0.2.10")
+    objects = template(helm, *options, "--set-json", f'{value}="{name}"')
+    usual = template(helm, *options)
+    assert {(kind, each) for kind, each in objects} == {
+        (kind, each.replace("kbe-nat", name)) for kind, each in usual
+    }
+    accounts, roles, maps = (
+        {each for kind, each in objects if kind == wanted}
+        for wanted in ("ServiceAccount", "ClusterRole", "ConfigMap")
+    )
+    [binding] = [value for (kind, _), value in objects.items() if kind == "ClusterRoleBinding"]
+    assert {binding["roleRef"]["name"]} == roles
+    assert {each["name"] for each in binding["subjects"]} == accounts
+    assert {pod(objects)["serviceAccountName"]} == accounts
+    volumes = [each for each in pod(objects)["volumes"] if "configMap" in each]
+    sources = [*container(objects)["envFrom"], *volumes]
+    named = {(each.get("configMap") or each["configMapRef"])["name"] for each in sources}
+    assert named == maps
+    label = name if value == "nameOverride" else "kbe-nat"
+    labels = [each["metadata"]["labels"] for each in objects.values()]
+    labels += [metadata(objects)["labels"], daemon_set(objects)["spec"]["selector"]["matchLabels"]]
+    assert all(each == {LABEL: label} for each in labels)
+
+
+def test_its_notes_name_what_was_installed(helm: Path) -> None:
+    options = ("--set", "fullnameOverride=nat", "--dry-run=client", "-n", "proxies")
+    notes = output(helm, "install", "any", CHART, *options).partition("NOTES:")[2]
+    assert "kubectl -n proxies rollout status daemonset nat\n" in notes
 
 
 def test_it_is_installed_into_the_namespace_of_the_release(helm: Path) -> None:

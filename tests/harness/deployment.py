@@ -62,6 +62,6 @@ def template(helm: Path, *options: object, namespace: str = "kube-system") -> Ob
 
 
 def container(objects: Objects) -> dict[str, Any]:
-    pod = objects["DaemonSet", "kbe-nat"]["spec"]["template"]["spec"]
-    value: dict[str, Any] = pod["containers"][0]
+    [daemon_set] = [value for (kind, _), value in objects.items() if kind == "DaemonSet"]
+    value: dict[str, Any] = daemon_set["spec"]["template"]["spec"]["containers"][0]
     return value

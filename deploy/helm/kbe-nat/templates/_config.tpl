@@ -1,3 +1,13 @@
+{{/* The value of app.kubernetes.io/name, by which the DaemonSet finds its Pods. */}}
+{{- define "kbe-nat.name" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
+{{- end -}}
+
+{{/* The name of every object. One proxy serves a node, so the release is no part of it. */}}
+{{- define "kbe-nat.fullname" -}}
+{{- .Values.fullnameOverride | default (include "kbe-nat.name" .) -}}
+{{- end -}}
+
 {{/* The configuration: what `kubeProxy` sets, and `config` over it. */}}
 {{- define "kbe-nat.config" -}}
 {{- $places := dict
