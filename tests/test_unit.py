@@ -3,16 +3,19 @@
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from command_files import write
 
 from kbe_nat.commands import ENDING_SECONDS
 from kbe_nat.kubeproxy.config import read_configuration
 from kbe_nat.rules.commands import LIMIT_SECONDS
 from kbe_nat.server.slots import MAX_CONNECTIONS
 
-PACKAGING = Path(__file__).parent.parent / "packaging"
+ROOT = Path(__file__).parent.parent
+PACKAGING = ROOT / "packaging"
 UNIT = PACKAGING / "kbe-nat.service"
 CACHED = PACKAGING / "cached.conf"
 CONFIGURATION = "/etc/kbe-nat/kbe-nat.conf"
@@ -96,6 +99,22 @@ def test_systemd_understands_it(tmp_path: Path, is_cached: bool) -> None:
     said = [line for line in done.stderr.splitlines() if "kbe-nat" in line]
     assert not said, said
     assert done.returncode == 0, done.stderr
+
+
+def test_its_documentation_is_a_page_and_pages_of_the_manual(
+    settings: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """`systemctl status` and `systemctl help` show them."""
+    [text] = settings["Documentation"]
+    page, *manuals = text.split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    path = page.removeprefix(f"{project['urls']['Source']}/blob/main/")
+    assert path != page and (ROOT / path).is_file()
+    write(tmp_path)
+    written = {path.name for path in (tmp_path / "man/man1").iterdir()}
+    for manual in manuals:
+        name = manual.removeprefix("man:").replace("(", ".").removesuffix(")")
+        assert name in written, manual
 
 
 def test_its_configuration_is_read_without_a_note(settings: dict[str, list[str]]) -> None:
