@@ -90,7 +90,7 @@ pub struct Queue {
     messages: Vec<Message>,
     max_spin: Duration,
     spin: Duration,
-    /// How long the socket waits.
+    /// How long the socket waits; at first, as every socket does, for ever.
     patience: Duration,
 }
 
@@ -156,7 +156,6 @@ impl Queue {
             messages: Vec::with_capacity(BATCH),
             max_spin: options.spin,
             spin: Duration::ZERO,
-            // A socket's own: for ever.
             patience: Duration::MAX,
         })
     }
@@ -282,11 +281,11 @@ impl Queue {
             }
         }
         // Nothing came while spinning: the processor is better given to the senders.
-        let taken = self.sleep_and_take(timeout);
+        let received = self.sleep_and_take(timeout);
         // A short sleep means that packets come often, so the next wait spins for longer.
         let is_soon = start.elapsed() < self.max_spin;
         self.spin = if is_soon { self.max_spin } else { self.spin / 2 };
-        taken
+        received
     }
 
     fn sleep_and_take(&mut self, timeout: Duration) -> io::Result<usize> {
