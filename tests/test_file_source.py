@@ -119,6 +119,24 @@ def test_each_path_says_what_is_read_of_it(tmp_path: Path) -> None:
     assert (gone.files, gone.objects, same) == (0, 0, second) and gone.changed > third.changed
 
 
+def test_a_file_counts_once_for_the_first_path_that_leads_to_it(tmp_path: Path) -> None:
+    folder, inner = tmp_path / "folder", tmp_path / "folder/inner.yaml"
+    folder.mkdir()
+    other = SERVICE.replace("web", "other").replace(".0.1", ".0.2")
+    inner.write_text(f"{SERVICE}---{other}")
+    source = Manifests([folder, inner])
+
+    def counted() -> list[tuple[int, int]]:
+        source.read()
+        return [(state.files, state.objects) for state in source.files()]
+
+    assert counted() == [(1, 2), (0, 0)]
+    inner.write_text(SERVICE)
+    assert counted() == [(1, 1), (0, 0)], "what it had counts no longer"
+    (folder / "other.yaml").write_text(other)
+    assert counted() == [(2, 2), (0, 0)]
+
+
 def test_f128_a_file_that_cannot_be_opened_for_a_while_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

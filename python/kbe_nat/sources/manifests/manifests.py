@@ -15,6 +15,7 @@ A file that fails for a reason outside of it (no descriptor, no right) stays in 
 """
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,10 @@ class Manifests:
         """The origins of these, as the store knows them."""
         self._objects: dict[str, int] = {}
         """How many objects each of them has, refused ones too."""
+        self._sums: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        """How many files, and how many of their objects, each path has, by its rank: a change of
+        one file must not cost a look at all.
+        """
         self._changes: dict[int, float] = {}
         """When the objects of a path last changed, by its rank."""
         self._states: tuple[FileState, ...] = ()
@@ -253,18 +258,17 @@ class Manifests:
     ) -> SourceUpdate:
         """The update, with these files in place of what they were."""
         for file in gone_files:
-            if file in self._origins:
-                origin = self._origins.pop(file)
+            origin = self._leave(file)
+            if origin:
                 self._store.replace(origin, ())
                 self._changes[origin.rank] = time.time()
         for file, items in fresh.items():
             origin = Origin(self._ranks[file], file)
-            before = self._origins.get(file, origin)
-            if before != origin:
+            before = self._leave(file)
+            if before and before != origin:
                 self._store.replace(before, ())
             self._store.replace(origin, items)
-            self._origins[file] = origin
-            self._objects[file] = sum(not isinstance(item, str) for item in items)
+            self._enter(file, origin, sum(not isinstance(item, str) for item in items))
             self._changes[origin.rank] = time.time()
         self._report(unread)
         update = self._store.update()
@@ -279,18 +283,35 @@ class Manifests:
                 raise FileError(warning)
         return update
 
+    def _enter(self, file: str, origin: Origin, objects: int) -> None:
+        """Have this file count, with so many objects."""
+        self._origins[file], self._objects[file] = origin, objects
+        files, sum_of_objects = self._sums[origin.rank]
+        self._sums[origin.rank] = files + 1, sum_of_objects + objects
+
+    def _leave(self, file: str) -> Origin | None:
+        """Have this file count no longer; its origin, if it did."""
+        origin = self._origins.pop(file, None)
+        if origin:
+            files, objects = self._sums[origin.rank]
+            self._sums[origin.rank] = files - 1, objects - self._objects.pop(file)
+        return origin
+
     def _state_of(self, unread: Iterable[str]) -> Iterator[FileState]:
-        """Of each path. Cost: linear in the files."""
-        refused = self._store.refusals()
+        """Of each path. Cost: linear in the paths, and in the files with refused objects."""
+        refused: Counter[int] = Counter()
+        for origin, count in self._store.refusals().items():
+            refused[origin.rank] += count
+        failed = Counter(self._failures[file].rank for file in unread)
         for place, path in enumerate(self._paths):
             rank = self._base_rank + place
-            files = [file for file, origin in self._origins.items() if origin.rank == rank]
+            files, objects = self._sums[rank]
             yield FileState(
                 path=label(path),
-                files=len(files),
-                objects=sum(self._objects[file] for file in files),
-                refused=sum(refused[self._origins[file]] for file in files),
-                unread=sum(self._failures[file].rank == rank for file in unread),
+                files=files,
+                objects=objects,
+                refused=refused[rank],
+                unread=failed[rank],
                 changed=self._changes.get(rank, 0.0),
             )
 
