@@ -18,7 +18,7 @@ from harness.rule_walker import End, Walker
 from harness.second_opinion import is_documented, read_dump
 from kbe_nat.cli.explain import EPHEMERAL_PORT, POD_INTERFACE
 from kbe_nat.engine_tables import native_tables
-from kbe_nat.explain import OTHER_INTERFACE, VERDICTS
+from kbe_nat.explain import OTHER_INTERFACE
 from kbe_nat.kubeproxy import iptables_save, nft
 from kbe_nat.kubeproxy.diff import differences
 from kbe_nat.packets import opening
@@ -46,7 +46,7 @@ def decided(engine: kbe_nat.Engine, made: Plan, flow: Flow) -> set[End]:
     served = {End("dnat", place, place in told.masqueraded) for place in told.candidates}
     if served or refused:
         return served | refused
-    return {End(VERDICTS.get(told.action, told.action), "", False)}
+    return {End(told.action, "", False)}
 
 
 @pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, BLOCK))

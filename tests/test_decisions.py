@@ -87,7 +87,7 @@ def test_looking_is_no_decision(controller: Controller) -> None:
 
 def test_wrong_filters_are_told(controller: Controller) -> None:
     with pytest.raises(ArgumentError, match="verdict is"):
-        controller.engine.decisions(verdict="accept")  # type: ignore[arg-type]
+        controller.engine.decisions(verdict="pass")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="client is an IP address, not 'web'"):
         controller.engine.decisions(client="web")
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_the_daemon_filters(path: Path, filters: dict[str, object], sequences: l
 
 
 def test_wrong_requests_are_told(path: Path) -> None:
-    for wrong in ({"verdict": "accept"}, {"seconds": -1}, {"limit": -1}, {"client": "x"}):
+    for wrong in ({"verdict": "pass"}, {"seconds": -1}, {"limit": -1}, {"client": "x"}):
         with pytest.raises(ControlError):
             list(ask(path, "decisions", list[DecisionRow], **wrong))
 

@@ -19,7 +19,7 @@ PRINTED = {
     ("queue_loop.py", OBJECTS): (
         "translate ('10.0.2.100', 1024) -> ('172.17.0.3', 9876)\n"
         "translate ('10.0.2.100', 1025) -> ('172.17.0.4', 9876)\n"
-        "accept ('10.0.2.100', 1026) -> ('192.0.2.1', 80)\n"
+        "pass ('10.0.2.100', 1026) -> ('192.0.2.1', 80)\n"
     ),
     ("strategy.py",): (
         "random               largest load over the mean: 1.034\n"

@@ -51,7 +51,7 @@ def test_packets_are_translated_there_and_back() -> None:
     assert back.packet is not None
     assert Packet.parse(back.packet).source == VIP
     other = served.process(syn(("192.0.2.1", 80)))
-    assert (other.action, other.packet) == ("accept", syn(("192.0.2.1", 80)))
+    assert (other.action, other.packet) == ("pass", syn(("192.0.2.1", 80)))
 
 
 def test_what_is_no_engine_is_refused() -> None:

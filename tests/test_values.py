@@ -276,7 +276,7 @@ def test_what_follows_from_an_argument_follows_from_its_replacement() -> None:
         engine.process(opening("tcp", ("10.0.0.9", 1), (address, 30080)), 0).action
         for address in ("192.0.2.1", "192.0.2.2")
     ]
-    assert reached == ["accept", "translate"]
+    assert reached == ["pass", "translate"]
     assert kbe_nat.Limits(max_flows=5).__replace__(max_flows=9).max_unassured == 9
     assert kbe_nat.Limits(max_unassured=5).__replace__(max_flows=9).max_unassured == 5
 
@@ -374,7 +374,7 @@ REPRS = {
     "Verdict": (
         "<Verdict translate: established, original>",
         "<Verdict reject: no-endpoints>",
-        "<Verdict accept: not-ours>",
+        "<Verdict pass: not-ours>",
         "<Verdict hold: fragment-held, ticket 2>",
     ),
     "Snat": (

@@ -52,7 +52,7 @@ def wrong(engine: kbe_nat.Engine) -> None:
     kbe_nat.Engine(midstream="pass")  # type: ignore[arg-type]
     kbe_nat.Snat([], allocation="round")  # type: ignore[arg-type]
     kbe_nat.reject(b"", "rst")  # type: ignore[arg-type]
-    engine.decisions(verdict="accept")  # type: ignore[arg-type]
+    engine.decisions(verdict="pass")  # type: ignore[arg-type]
     engine.process("packet", 0)  # type: ignore[arg-type]
     engine.process_batch([1, 2], 0)  # type: ignore[list-item]
     assert engine.process(b"", 0).action == "translated"  # type: ignore[comparison-overlap]

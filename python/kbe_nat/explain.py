@@ -134,11 +134,6 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
     )
 
 
-def verdict_word(action: str) -> str:
-    """The word for an action of the engine that everything prints."""
-    return VERDICTS.get(action, action)
-
-
 def sentence(packet: bytes, explanation: ExplanationRow) -> str:
     """The outcome for a packet in a sentence."""
     verdict = verdict_of(explanation)
@@ -195,7 +190,7 @@ def explain_packet(
     `is_chosen_by_kernel` the engine's choice for a new connection is left out.
     """
     row = ExplanationRow(
-        action=verdict_word(explanation.action),
+        action=explanation.action,
         cause=explanation.cause,
         service=explanation.service,
         frontend=explanation.frontend,
@@ -206,7 +201,7 @@ def explain_packet(
         refused=explanation.refused,
         masquerade=explanation.masquerade,
         masqueraded=explanation.masqueraded,
-        steps=[(check, _finding(check, finding)) for check, finding in explanation.steps],
+        steps=explanation.steps,
         excluded=list(excluded),
         chains=list(chains),
         kernel={str(kind): _consequence(explanation, kind) for kind in kinds},
@@ -242,14 +237,6 @@ def _chosen_by_kernel(row: ExplanationRow) -> ExplanationRow:
         steps=[*steps, note, verdict],
         kernel=dict.fromkeys(row.kernel, f"{DRAWN_BY_KERNEL}{source}"),
     )
-
-
-def _finding(check: str, finding: str) -> str:
-    """A finding of the engine; that of the verdict begins with its action."""
-    if check != "verdict":
-        return finding
-    action, space, reason = finding.partition(" ")
-    return f"{verdict_word(action)}{space}{reason}"
 
 
 def explain_in_plan(
@@ -314,8 +301,6 @@ OTHER_INTERFACE: Final = 2**32 - 1
 DEFAULT_DEVICE: Final = "eth0"
 REFUSED_BY_CHAINS: Final = ("no-endpoints", "no-local-endpoints", "source-range")
 """Causes for which kube-proxy has a chain that refuses the packet."""
-VERDICTS: Final = {"accept": "pass"}
-"""Actions of the engine whose verdict has another name: accept says what a queue answers."""
 MIXED: Final = "mixed"
 NAMED: Final = 5
 """Endpoints that a sentence names."""
@@ -343,13 +328,13 @@ KERNEL: Final = {
     ): "it translates the connection by the backend's number in the packet's mark, "
     "and carries all later packets by itself, most of them past its stack",
     **dict.fromkeys(
-        (("accept", DatapathKind.FIRST_PACKET), ("accept", DatapathKind.CACHED)),
+        (("pass", DatapathKind.FIRST_PACKET), ("pass", DatapathKind.CACHED)),
         "it lets the packet go on as it is, and does not choose by itself",
     ),
 }
 """The kernel's part where the datapaths differ."""
 KERNEL_EITHER: Final = {
-    "accept": "it lets the packet go on as it is",
+    "pass": "it lets the packet go on as it is",
     "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so"
     " asked",
     "drop": "it drops the packet",

@@ -34,7 +34,7 @@ class Outcome:
     """What a program does with a packet."""
 
     action: words.Action
-    """As of a `Verdict`: "accept", "translate", "drop", "reject" or "hold"."""
+    """As of a `Verdict`: "pass", "translate", "drop", "reject" or "hold"."""
     cause: words.Cause | Literal[""]
     """Why, in a word; empty for a packet that had been held."""
     packet: bytes | None

@@ -90,7 +90,7 @@ class Shadow:
             explanation.refused and explanation.candidates
         )
         expected = tuple(explanation.candidates) if is_served else ()
-        if explanation.action == "accept":
+        if explanation.action == "pass":
             outcome = Outcome.UNKNOWN if is_translated(flow) else Outcome.NOT_OURS
         elif not is_served:
             outcome = Outcome.REFUSED

@@ -7,7 +7,7 @@ At run time they are plain text. `kbe_nat.ACTIONS` and `kbe_nat.CAUSES` list the
 from typing import Literal, TypeAlias
 
 Protocol: TypeAlias = Literal["tcp", "udp", "sctp"]
-Action: TypeAlias = Literal["accept", "translate", "drop", "reject", "hold"]
+Action: TypeAlias = Literal["pass", "translate", "drop", "reject", "hold"]
 Decided: TypeAlias = Literal["translate", "drop", "reject"]
 """Actions that a decision about the first packet of a flow may have."""
 Direction: TypeAlias = Literal["original", "reply"]

@@ -24,7 +24,6 @@ from kbe_nat.cli.original_packets import OriginalPackets
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import MASQUERADE, NEW, REPLY, VERDICT, Batch
 from kbe_nat.errors import CaptureError
-from kbe_nat.explain import verdict_word
 from kbe_nat.policy.plan import Plan
 
 
@@ -128,8 +127,8 @@ class Annotation(OriginalPackets):
         for ticket, action, content in released:
             time, original = self._held.pop(ticket, (0, b""))
             if original:
-                word = verdict_word(action)
-                self.capture.write(time, content or original, f"{word}: as its first fragment")
+                comment = f"{action}: as its first fragment"
+                self.capture.write(time, content or original, comment)
         self.queue.set_verdicts(batch, verdicts, released)
 
     def _write(
@@ -147,9 +146,8 @@ class Annotation(OriginalPackets):
 
     def _comment(self, original: bytes, sent: bytes, action: str, cause: str, flags: int) -> str:
         before, after = wire.ends(original), wire.ends(sent)
-        word = verdict_word(action)
         if before is None or after is None:
-            return f"{word} ({cause})"
+            return f"{action} ({cause})"
         if action == "translate":
             is_reply = bool(flags & REPLY)
             service = self._service(
@@ -161,7 +159,7 @@ class Annotation(OriginalPackets):
             mask = ", masqueraded" if flags & MASQUERADE else ""
             return f"translate: {service}, {way} ({cause}{is_new}{mask})"
         service = self._service(before.protocol, before.destination)
-        return f"{word}: {service}, {wire.show(before.destination)} ({cause})"
+        return f"{action}: {service}, {wire.show(before.destination)} ({cause})"
 
     def _service(self, protocol: str, end: tuple[str, int]) -> str:
         address, port = end

@@ -46,7 +46,7 @@ class CaptureReplies(OriginalPackets):
         for number, (action, flags) in enumerate(
             zip(verdicts[0::size], verdicts[2::size], strict=True)
         ):
-            if flags & NEW or action == ACCEPT:
+            if flags & NEW or action == PASS:
                 start, end = batch.offsets[number : number + 2]
                 self._look(self.original[start:end], is_new=bool(flags & NEW))
         self.queue.set_verdicts(batch, verdicts, released)
@@ -66,4 +66,4 @@ class CaptureReplies(OriginalPackets):
         self.unmatched += is_reply and (ends.protocol, ends.destination) in self._clients
 
 
-ACCEPT: Final = ACTIONS.index("accept")
+PASS: Final = ACTIONS.index("pass")

@@ -175,7 +175,7 @@ def _fate(verdicts: bytes, number: int, translated: bytearray) -> _Fate | None:
         return _Fate("served", wire.show(ends.destination)) if ends else None
     if name in ("drop", "reject"):
         return _Fate("refused", f"{name}: {CAUSES[cause]}")
-    return _Fate("passed", "pass") if name == "accept" else None
+    return _Fate("passed", name) if name == "pass" else None
 
 
 def _owner(plan: Plan, ends: wire.Ends) -> str | None:

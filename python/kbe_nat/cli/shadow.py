@@ -19,7 +19,6 @@ from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.output import document_of, show, show_next, table
 from kbe_nat.cli.verb import verb
 from kbe_nat.errors import KbeNatError, SettingError
-from kbe_nat.explain import verdict_word
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
@@ -245,7 +244,7 @@ def _row(finding: Finding) -> DisagreementRow:
             backend=join_address(*flow.reply_source) if is_translated(flow) else None,
             masquerade=is_masqueraded(flow),
         ),
-        verdict=verdict_word(finding.verdict),
+        verdict=finding.verdict,
         destinations=list(finding.expected),
     )
 

@@ -9,7 +9,6 @@ from kbe_nat._native import ServiceStats, Stats
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
 from kbe_nat.counting import counted
-from kbe_nat.explain import verdict_word
 from kbe_nat.model import join_address, port_parts
 
 Pair: TypeAlias = tuple[int, int]
@@ -100,7 +99,7 @@ def summary(
         capture=capture,
         seed=seed,
         packets=sum(stats.actions.values()),
-        actions={verdict_word(name): count for name, count in stats.actions.items()},
+        actions=dict(stats.actions),
         causes=dict(stats.causes),
         flows=sum(service.flows for service in stats.services),
         services=[_service(service) for service in stats.services],

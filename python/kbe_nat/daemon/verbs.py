@@ -47,7 +47,7 @@ from kbe_nat.daemon.singleton import QUEUE
 from kbe_nat.daemon.subscribers import Subscribers
 from kbe_nat.drivers.native import queue_counters
 from kbe_nat.errors import ControlError, NotFoundError
-from kbe_nat.explain import ExplanationRow, device_of, explain_in_plan, verdict_word
+from kbe_nat.explain import ExplanationRow, device_of, explain_in_plan
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names, dump, form_of, plan_for
 from kbe_nat.model import ServiceKey, Strategy, join_address, qualified
 from kbe_nat.policy.plan import PlannedPort
@@ -283,7 +283,7 @@ class Verbs:
         """All counters."""
         stats = self._controller.engine.stats()
         yield StatsRow(
-            actions={verdict_word(name): count for name, count in stats.actions.items()},
+            actions=dict(stats.actions),
             causes=dict(stats.causes),
             entries=stats.flows,
             assured=stats.assured,

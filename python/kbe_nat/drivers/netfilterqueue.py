@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 MAX_PACKETS: Final = 256
 """Packets of a batch, at most."""
-ACCEPT, TRANSLATE, DROP, REJECT, HOLD = (
-    ACTIONS.index(name) for name in ("accept", "translate", "drop", "reject", "hold")
-)
+TRANSLATE, DROP, REJECT, HOLD = map(ACTIONS.index, ("translate", "drop", "reject", "hold"))
 
 
 class NetfilterQueue:

@@ -161,7 +161,7 @@ class Reference:
             if parsed.kind == "icmp-error":
                 return self._icmp_error(parsed)
             if parsed.kind == "icmp-other":
-                return Verdict("accept", "not-ours", packet)
+                return Verdict("pass", "not-ours", packet)
             verdict = self._verdict_of_flow(parsed, incomplete_checksum)
             return verdict or self._first(parsed, interface, incomplete_checksum)
         except Refused as refused:
@@ -304,7 +304,7 @@ class Reference:
         unmatched = (
             Verdict("drop", "icmp-unmatched")
             if ours
-            else Verdict("accept", "not-ours", packet.content)
+            else Verdict("pass", "not-ours", packet.content)
         )
         quote = parse_quote(packet)
         if quote is None:
@@ -327,7 +327,7 @@ class Reference:
         """A packet without a flow opens one, is refused, or belongs to no Service."""
         decision = decide(self._tables, packet, interface, self._midstream)
         if decision is None:
-            return Verdict("accept", "not-ours", packet.content)
+            return Verdict("pass", "not-ours", packet.content)
         served = self._services[decision.spec.name]
         backend = self._choose(served, decision, packet.ends)
         is_hairpin = backend.hairpin and backend.address == packet.ends.src

@@ -67,7 +67,7 @@ impl Writer {
             let (start, end) = (batch.offsets[number] as usize, batch.offsets[number + 1] as usize);
             let packet = &packets[start..end];
             match verdict.action {
-                Action::Accept => self.push(Slot::Ready(frame.record.clone()))?,
+                Action::Pass => self.push(Slot::Ready(frame.record.clone()))?,
                 Action::Translate => {
                     let mut packet = packet.to_vec();
                     let is_whole = frame.captured >= packet.len();

@@ -209,9 +209,9 @@ fn verdict_message<'a>(
 ) -> VerdictMessage<'a> {
     let accepted = VerdictMessage { id, verdict: NfVerdict::Accept, mark: None, payload: None };
     match (verdict.action, rewrite) {
-        (Action::Accept, Rewrite::Payload) => accepted,
+        (Action::Pass, Rewrite::Payload) => accepted,
         // Decided, and to nobody: the kernel is not to choose by itself.
-        (Action::Accept, Rewrite::Mark(backend_ids)) => {
+        (Action::Pass, Rewrite::Mark(backend_ids)) => {
             VerdictMessage { mark: Some(backend_ids.clear(mark) | marks.flow), ..accepted }
         }
         (Action::Translate, Rewrite::Payload) => VerdictMessage {

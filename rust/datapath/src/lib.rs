@@ -301,7 +301,7 @@ mod tests {
             [one, two].map(|bytes| Packet { bytes: &mut bytes[..], meta: Meta::default() });
         let mut verdicts = Vec::new();
         let is_sound = process_or_drop(&mut packets, &mut verdicts, |_, verdicts| {
-            verdicts.push(Verdict::new(Action::Accept, Cause::NotOurs));
+            verdicts.push(Verdict::new(Action::Pass, Cause::NotOurs));
             panic!("a defect");
         });
         assert!(!is_sound);

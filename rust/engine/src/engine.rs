@@ -167,7 +167,7 @@ impl Engine {
         let mut candidates = [Candidate::OTHER; CHUNK];
         let run = Candidate::of_all(family, packets, &mut candidates);
         let first = verdicts.len();
-        verdicts.resize(first + run, Verdict::new(Action::Accept, Cause::NotOurs));
+        verdicts.resize(first + run, Verdict::new(Action::Pass, Cause::NotOurs));
         let verdicts = &mut verdicts[first..];
         shared.process_all(family, &candidates[..run], &mut packets[..run], verdicts);
         run

@@ -59,7 +59,7 @@ impl<A> DatagramFate<A> {
     /// The verdict on a later fragment.
     pub(crate) fn verdict(&self) -> Verdict {
         match *self {
-            Self::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+            Self::Pass => Verdict::new(Action::Pass, Cause::NotOurs),
             Self::Refused(cause) => Verdict::drop(cause),
             Self::Translate { flags, .. } => {
                 Verdict { flags, ..Verdict::new(Action::Translate, Cause::Fragment) }

@@ -5,7 +5,7 @@
 #[repr(u8)]
 pub enum Action {
     /// Send it on as it is.
-    Accept,
+    Pass,
     /// Send it on: it was rewritten in place.
     Translate,
     /// Drop it silently.
@@ -18,13 +18,12 @@ pub enum Action {
 
 impl Action {
     /// All actions in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Accept, Self::Translate, Self::Drop, Self::Reject, Self::Hold];
+    pub const ALL: [Self; 5] = [Self::Pass, Self::Translate, Self::Drop, Self::Reject, Self::Hold];
 
     /// The action's name in text and in Python.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ["accept", "translate", "drop", "reject", "hold"][self as usize]
+        ["pass", "translate", "drop", "reject", "hold"][self as usize]
     }
 }
 

@@ -162,7 +162,7 @@ fn what_is_not_ours_and_what_is_only_looked_at_is_not_told() {
     let mut scene = Scene::plain(Config::default());
     for family in FAMILIES {
         let (client, elsewhere) = (family.client(1, 1), family.client(2, 80));
-        scene.expect(udp(client, elsewhere, b"x"), Action::Accept, Cause::NotOurs);
+        scene.expect(udp(client, elsewhere, b"x"), Action::Pass, Cause::NotOurs);
         let packet = udp(client, family.vip(), b"x");
         let told = scene.engine.explain(scene.now, &packet, kbe_nat_engine::Meta::default());
         assert_eq!(told.verdict.action, Action::Translate);

@@ -130,7 +130,7 @@ fn f87_garbage_of_every_length() {
             let before = packet.clone();
             let verdict = scene.process(&mut packet, Meta::default());
             assert!(
-                matches!(verdict.action, Action::Accept | Action::Drop | Action::Hold),
+                matches!(verdict.action, Action::Pass | Action::Drop | Action::Hold),
                 "{verdict:?}"
             );
             assert_eq!(packet, before);

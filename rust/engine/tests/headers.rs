@@ -57,7 +57,7 @@ fn f75_ip_options_that_contradict_themselves_are_malformed() {
 fn no_byte_is_no_packet_but_in_a_capture() {
     let mut scene = Scene::with_backends(Family::V4, 1);
     for (is_captured, action, cause) in
-        [(false, Action::Drop, Cause::Malformed), (true, Action::Accept, Cause::NotOurs)]
+        [(false, Action::Drop, Cause::Malformed), (true, Action::Pass, Cause::NotOurs)]
     {
         let meta = Meta { is_captured, ..Meta::default() };
         assert_eq!(scene.engine.explain(0, &[], meta).verdict.cause, cause);
@@ -260,9 +260,9 @@ fn f77_extension_headers_that_are_not_followed() {
     // ESP, AH, nothing more, and what is unknown: passed untranslated, whatever their bytes look
     // like.
     for last in [50, 51, 59, 253, 254, 139] {
-        scene.expect(behind(&[], last, vip, &transport), Action::Accept, Cause::NotOurs);
+        scene.expect(behind(&[], last, vip, &transport), Action::Pass, Cause::NotOurs);
         let packet = behind(&[(DESTINATION, PADDING)], last, vip, &transport);
-        scene.expect(packet, Action::Accept, Cause::NotOurs);
+        scene.expect(packet, Action::Pass, Cause::NotOurs);
     }
     // A length that runs over the end, by any number of octets.
     for length in 1..=255 {
@@ -325,7 +325,7 @@ fn f81_sizes_from_least_to_most() {
     let mut scene = Scene::with_backends(Family::V4, 1);
     let bare = ipv4(V4_PAIR.0, V4_PAIR.1, Protocol(253), &[], &[]);
     assert_eq!(bare.len(), 20);
-    scene.expect(bare, Action::Accept, Cause::NotOurs);
+    scene.expect(bare, Action::Pass, Cause::NotOurs);
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn f86_unknown_protocols_to_a_frontend() {
                 || (family == Family::V6 && extensions.contains(&protocol.0));
             if !is_known {
                 let packet = ip(family.client(1, 5555).ip(), family.vip().ip(), protocol, &bytes);
-                scene.expect(packet, Action::Accept, Cause::NotOurs);
+                scene.expect(packet, Action::Pass, Cause::NotOurs);
             }
         }
         assert_eq!(scene.engine.occupancy().flows, 0);

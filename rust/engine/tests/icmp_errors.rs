@@ -226,7 +226,7 @@ fn f84_quotes_of_every_length() {
             let error = icmp(flow.family.router(), dst, too_big(flow.family), MTU, quote);
             if length < start + 8 {
                 // Ports and whatever else tells the flow are not there: not NATed.
-                flow.scene.expect(error, Action::Accept, Cause::NotOurs);
+                flow.scene.expect(error, Action::Pass, Cause::NotOurs);
                 continue;
             }
             let translated = flow.scene.expect(error, Action::Translate, Cause::Related);
@@ -254,7 +254,7 @@ fn f84_errors_about_nothing_known() {
             [0; 4],
             &udp(client, family.vip(), b"x"),
         );
-        scene.expect(error, Action::Accept, Cause::NotOurs);
+        scene.expect(error, Action::Pass, Cause::NotOurs);
         // An external address may be that of a host, which hears what others refuse it.
         let host = family.client(8, 80);
         let mut own = spec("default/external", Protocol::UDP, host, &[family.backend(1)]);
@@ -262,13 +262,13 @@ fn f84_errors_about_nothing_known() {
         let mut other = Scene::new(Config::default(), vec![own]);
         let error =
             icmp(family.router(), host.ip(), unreachable, [0; 4], &udp(host, client, b"its own"));
-        other.expect(error, Action::Accept, Cause::NotOurs);
+        other.expect(error, Action::Pass, Cause::NotOurs);
         // A flow that is over is not known either.
         let (_, sent) = scene.send(udp(client, family.vip(), b"x"));
         scene.pass(31.0);
         let error = icmp(family.router(), client.ip(), unreachable, [0; 4], &sent);
         scene.expect(udp(family.client(9, 9), family.vip(), b"x"), Action::Translate, Cause::New);
-        scene.expect(error, Action::Accept, Cause::NotOurs);
+        scene.expect(error, Action::Pass, Cause::NotOurs);
     }
 }
 
@@ -316,12 +316,12 @@ fn f85_echo_to_a_frontend_is_not_taken_for_anything_else() {
         let client = family.client(1, 0).ip();
         scene.expect(
             echo(client, family.vip().ip(), true, 80, b"ping"),
-            Action::Accept,
+            Action::Pass,
             Cause::NotOurs,
         );
         scene.expect(
             echo(family.backend(0).ip(), client, false, 80, b"ping"),
-            Action::Accept,
+            Action::Pass,
             Cause::NotOurs,
         );
         assert_eq!(scene.engine.occupancy().flows, 0);

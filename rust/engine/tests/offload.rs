@@ -270,7 +270,7 @@ fn a_flow_that_is_deleted_is_ended_in_the_kernel_as_well() {
     assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert_eq!(scene.engine.take_orphans(), [(Protocol::UDP, client, family.vip())]);
-    scene.expect(udp(client, family.client(9, 9), b"other"), Action::Accept, Cause::NotOurs);
+    scene.expect(udp(client, family.client(9, 9), b"other"), Action::Pass, Cause::NotOurs);
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn packets_of_flows_that_another_proxy_has_begun_pass_to_the_kernel() {
             assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.sweep(1000.0);
             for _ in 0..3 {
-                scene.expect(packet.clone(), Action::Accept, Cause::Established);
+                scene.expect(packet.clone(), Action::Pass, Cause::Established);
             }
             scene.engine.note_end(scene.now, &KernelFlow { timeout: Some(0), ..*flow });
             scene.translate(packet.clone());
@@ -320,7 +320,7 @@ fn a_syn_on_a_connection_of_another_proxy_is_decided_when_that_is_over() {
     };
     for state in 1..=6 {
         assert_eq!(scene.engine.observe(scene.now, &flow(state), None), Outcome::Keep);
-        scene.expect(syn(), Action::Accept, Cause::Established);
+        scene.expect(syn(), Action::Pass, Cause::Established);
     }
     assert_eq!(scene.engine.observe(scene.now, &flow(7), None), Outcome::Keep);
     scene.translate(syn());
@@ -341,7 +341,7 @@ fn errors_about_flows_of_another_proxy_pass_to_the_kernel() {
         let answer = udp(family.vip(), client, b"answer");
         let unreachable = if family == Family::V4 { (3, 3) } else { (1, 4) };
         let error = icmp(family.router(), family.vip().ip(), unreachable, [0; 4], &answer);
-        scene.expect(error, Action::Accept, Cause::Related);
+        scene.expect(error, Action::Pass, Cause::Related);
     }
 }
 

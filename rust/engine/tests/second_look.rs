@@ -165,10 +165,10 @@ fn a_cluster_ip_that_the_node_has_is_the_nodes() {
             );
             // What others send to its other ports takes INPUT, where no rule about them hangs.
             let other = SocketAddr::new(family.vip().ip(), 9999);
-            scene.expect(udp(family.client(1, 4000), other, b"x"), Action::Accept, Cause::NotOurs);
+            scene.expect(udp(family.client(1, 4000), other, b"x"), Action::Pass, Cause::NotOurs);
             let refused = tcp(family.client(1, 4000), family.vip(), &Tcp::new(SYN, 1, 0));
             let (action, cause) = match mode {
-                Mode::Iptables => (Action::Accept, Cause::NotOurs),
+                Mode::Iptables => (Action::Pass, Cause::NotOurs),
                 Mode::Nftables => (Action::Reject, Cause::NoEndpoints),
             };
             scene.expect(refused, action, cause);

@@ -179,7 +179,7 @@ impl CaptureWriter {
         self.with(|writer| {
             released.iter().try_for_each(|(ticket, action, packet)| {
                 let is_sent =
-                    [Action::Accept, Action::Translate].iter().any(|sent| sent.name() == action);
+                    [Action::Pass, Action::Translate].iter().any(|sent| sent.name() == action);
                 let packet = packet.as_ref().filter(|_| is_sent);
                 writer.release(*ticket, packet.map(|Octets(bytes)| bytes.as_slice()))
             })

@@ -11,7 +11,7 @@ use crate::values::{Portable, portable};
 
 /// What is to be done with one packet.
 ///
-/// `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
+/// `action` is one of ACTIONS: "pass" (untouched), "translate" (`packet` holds the new bytes),
 /// "drop", "reject" (answer with `reject(packet)`), "hold" (a fragment that waits for the first
 /// one; see `Engine.released`).
 #[pyclass(frozen, eq, module = "kbe_nat")]
@@ -23,7 +23,7 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     pub(crate) fn new(verdict: core::Verdict, packet: Vec<u8>) -> Self {
-        let is_sent = matches!(verdict.action, core::Action::Accept | core::Action::Translate);
+        let is_sent = matches!(verdict.action, core::Action::Pass | core::Action::Translate);
         Self { verdict, packet: is_sent.then_some(packet) }
     }
 
@@ -34,7 +34,7 @@ impl Verdict {
 
 #[pymethods]
 impl Verdict {
-    /// "accept", "translate", "drop", "reject" or "hold".
+    /// "pass", "translate", "drop", "reject" or "hold".
     #[getter]
     fn action(&self) -> &'static str {
         self.verdict.action.name()
@@ -129,6 +129,6 @@ pub(crate) fn reject(
 /// A held fragment that is decided: ticket, action, and the packet if it is sent on.
 pub(crate) fn release(released: core::Released) -> (u32, &'static str, Option<Vec<u8>>) {
     let core::Released { ticket, verdict, packet } = released;
-    let is_sent = matches!(verdict.action, core::Action::Accept | core::Action::Translate);
+    let is_sent = matches!(verdict.action, core::Action::Pass | core::Action::Translate);
     (ticket, verdict.action.name(), is_sent.then_some(packet))
 }

@@ -128,9 +128,7 @@ impl Engine {
             return explanation;
         }
         match headers.layer4 {
-            Layer4::IcmpOther => {
-                Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps)
-            }
+            Layer4::IcmpOther => Explanation::of(Verdict::new(Action::Pass, Cause::NotOurs), steps),
             Layer4::IcmpError => self.explain_error(&headers, packet, steps),
             _ => self.explain_datagram(&headers, packet, meta, steps),
         }
@@ -197,7 +195,7 @@ impl Engine {
         let table = self.shared.table.clone();
         match decide::decide(&table, &query, self.shared.config.midstream, &mut steps) {
             Err(Unserved::Pass) => {
-                Explanation::of(Verdict::new(Action::Accept, Cause::NotOurs), steps)
+                Explanation::of(Verdict::new(Action::Pass, Cause::NotOurs), steps)
             }
             Err(Unserved::Refuse { action, cause, service }) => Explanation {
                 frontend: table.find(query.protocol, query.destination()).map(|(_, kind)| kind),

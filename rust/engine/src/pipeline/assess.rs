@@ -99,7 +99,7 @@ impl Fate {
             Self::Step(_, step) => Verdict::new(Action::Translate, step.cause),
             Self::Resume(_) => Verdict::new(Action::Translate, Cause::Established),
             // The flags are for packets and answers that the engine translates.
-            Self::Pass => return Some(Verdict::new(Action::Accept, Cause::Established)),
+            Self::Pass => return Some(Verdict::new(Action::Pass, Cause::Established)),
             Self::Torn(_) => Verdict::drop(Cause::FragmentRefused),
             // The packet belongs to no flow by now.
             Self::Over(Ending::Cut) => return Some(Verdict::drop(Cause::BackendGone)),

@@ -85,7 +85,7 @@ impl Shared {
     fn leave_unserved<A: Wire>(&mut self, unserved: Unserved, tuple: Tuple<A>) -> Verdict {
         match unserved {
             // It is none of our affairs, and may be any packet that the node forwards.
-            Unserved::Pass => Verdict::new(Action::Accept, Cause::NotOurs),
+            Unserved::Pass => Verdict::new(Action::Pass, Cause::NotOurs),
             Unserved::Refuse { action, cause, service } => {
                 let verdict = Verdict::new(action, cause);
                 self.refuse(tuple, service, verdict);

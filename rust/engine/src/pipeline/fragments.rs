@@ -40,7 +40,7 @@ pub(super) fn fate<A: Wire>(
                 flags: verdict.flags & !Verdict::NEW,
             }
         }
-        (Action::Accept, _) => DatagramFate::Pass,
+        (Action::Pass, _) => DatagramFate::Pass,
         _ => DatagramFate::Refused(Cause::FragmentRefused),
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn malformed(why: Malformed) -> Verdict {
 #[cold]
 pub(crate) fn versionless(packet: &[u8], meta: Meta) -> Verdict {
     if packet.is_empty() && meta.is_captured {
-        Verdict::new(Action::Accept, Cause::NotOurs)
+        Verdict::new(Action::Pass, Cause::NotOurs)
     } else {
         malformed(Malformed::Version)
     }

@@ -40,7 +40,7 @@ impl Shared {
         let unmatched = if self.table.is_cluster_ip(to) && !self.table.is_node(to) {
             Verdict::drop(Cause::IcmpUnmatched)
         } else {
-            Verdict::new(Action::Accept, Cause::NotOurs)
+            Verdict::new(Action::Pass, Cause::NotOurs)
         };
         let Some(quote) = icmp_error::quote(packet, headers).filter(icmp_error::is_translatable)
         else {
@@ -54,7 +54,7 @@ impl Shared {
         match family.flows.find(&answer) {
             // The kernel translates the error with the flow.
             Some((flow, _)) if self.passes(family.flows.hot(flow)) => {
-                Related::Verdict(Verdict::new(Action::Accept, Cause::Related))
+                Related::Verdict(Verdict::new(Action::Pass, Cause::Related))
             }
             Some((flow, direction)) if !family.flows.hot(flow).is_expired(now) => {
                 // An error goes to who sent the quoted packet (RFC 5508, REQ-4 to 6).

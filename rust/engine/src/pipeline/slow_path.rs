@@ -43,7 +43,7 @@ impl Shared {
         meta: Meta,
     ) -> Verdict {
         match headers.layer4 {
-            Layer4::IcmpOther => return Verdict::new(Action::Accept, Cause::NotOurs),
+            Layer4::IcmpOther => return Verdict::new(Action::Pass, Cause::NotOurs),
             Layer4::IcmpError => return self.icmp_error(family, headers, packet),
             _ => {}
         }
