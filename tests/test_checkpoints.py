@@ -84,7 +84,7 @@ def test_f10_connections_are_kept_in_a_file(state: Path) -> None:
     assert [own.name for own in state.parent.iterdir()] == ["state"]
     assert state.stat().st_mode & 0o777 == 0o600
     [flow] = taken_over(state)
-    assert flow_row(flow).reply_source == ("10.0.0.1", 9876)
+    assert flow_row(flow).reply_source == "10.0.0.1:9876"
     assert taken_over(state.parent / "none") == []
     nowhere = CheckpointFile(None)
     nowhere.write(engine())

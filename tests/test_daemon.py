@@ -147,7 +147,7 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         "strategy": {"service": "default/web", "strategy": "rr"},
         "drain": {"backends": ["10.0.0.1"], "is_followed": False},
         "undrain": {"backends": ["10.0.0.1"]},
-        "delete": {"flows": [["udp", ["192.0.2.1", 1], ["192.0.2.2", 80]]]},
+        "delete": {"flows": [["udp", "192.0.2.1:1", "192.0.2.2:80"]]},
         "dump": {"form": "nft", "names": "modern"},
     }
     for verb in VERBS:
@@ -168,7 +168,8 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         ("describe", {"names": ["default/none"]}, 'services "default/none" not found'),
         ("endpoints", {"names": ["none"]}, 'endpoints "default/none" not found'),
         ("flows", {"names": ["none"], "namespace": "a"}, 'services "a/none" not found'),
-        ("delete", {"flows": [["udp", ["none", 1], ["192.0.2.2", 80]]]}, "IP address, not 'none'"),
+        ("delete", {"flows": [["udp", "none:1", "192.0.2.2:80"]]}, "'none' is no IP address"),
+        ("delete", {"flows": [["udp", "192.0.2.1:1", "fd00::2"]]}, "'fd00::2' has no port"),
         ("nodes", {"names": ["none"]}, 'nodes "none" not found'),
         ("services", {"selector": "a b"}, "selector: 'a b' is no requirement"),
         ("flows", {"colour": "red"}, "flows: .*colour"),

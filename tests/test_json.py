@@ -16,9 +16,12 @@ from harness.captures import pcap
 from harness.full_engine import controller_with, verbs_of
 from harness.json_page import mismatches
 from harness.verbs import SEED, START, VIP, WEIGHTED, handshake
+from kbe_nat import Backend, Frontend, ServicePort
 from kbe_nat.__main__ import main
 from kbe_nat.cli import app
 from kbe_nat.daemon.control_socket import ControlServer
+from kbe_nat.model import end_parts
+from kbe_nat.packets import opening
 
 ROOT = Path(__file__).parent.parent
 COUNTERS = "active flows packets bytes connect"
@@ -29,7 +32,7 @@ SERVICE = (
 )
 POLICIES = "internal_traffic_policy external_traffic_policy source_ranges endpoints"
 FLOW = (
-    f"protocol state timeout age source destination reply_source reply_destination {PORT} assured"
+    f"{PORT} protocol state timeout age source destination reply_source reply_destination assured"
     " replied masquerade packets bytes kernel"
 )
 
@@ -71,7 +74,7 @@ def socket(tmp_path: Path) -> Iterator[Path]:
         ),
         (
             "explain --live --from 10.0.0.1 --to 172.30.228.255:80 --proto udp",
-            "verdict service destinations backend masquerade refused "
+            f"{PORT} verdict destinations backend masquerade refused "
             "excluded chains kernel reasons",
         ),
     ],
@@ -131,6 +134,52 @@ ELSEWHERE = {
     "lab show": "tests/lab/test_lab_verbs.py",
 }
 """Verbs whose JSON other tests look at: they need root, or have schemas of their own."""
+
+
+def parts_of(node: Any) -> Iterator[dict[str, Any]]:
+    """All objects of a schema."""
+    if isinstance(node, dict):
+        yield node
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from parts_of(each)
+
+
+def test_an_end_is_one_text_in_every_row() -> None:
+    for part in parts_of(SCHEMA):
+        kinds = [each.get("type") for each in part.get("prefixItems", ())]
+        assert kinds != ["string", "integer"], part
+
+
+def test_every_row_about_a_service_port_begins_with_the_same_fields() -> None:
+    rows = {name: [*each.get("properties", ())] for name, each in SCHEMA["$defs"].items()}
+    about = {name: fields for name, fields in rows.items() if "service" in fields}
+    # A slice is one of a Service, and has a name of its own.
+    del about["SliceRow"]
+    assert {name: " ".join(fields[:4]) for name, fields in about.items()} == dict.fromkeys(
+        about, PORT
+    )
+    assert {"DecisionRow", "FlowRow", "DisagreementRow", "VerdictRow"} <= {*about}
+
+
+def test_ends_of_ipv6_stand_in_brackets() -> None:
+    controller = controller_with(0)
+    controller.engine.replace_services(
+        [
+            ServicePort(
+                "default/web",
+                [Frontend("fd00::1", 80)],
+                [Backend("fd00:1::3", 8080)],
+                protocol="udp",
+            )
+        ]
+    )
+    controller.engine.process(opening("udp", ("fd00:2::9", 4000), ("fd00::1", 80)), 0)
+    [[flow]] = verbs_of(controller).flows()
+    assert (flow.source, flow.destination) == ("[fd00:2::9]:4000", "[fd00::1]:80")
+    assert (flow.reply_source, end_parts(flow.reply_source)) == (
+        "[fd00:1::3]:8080",
+        ("fd00:1::3", 8080),
+    )
 
 
 def verbs_with_output(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[str]:

@@ -73,6 +73,7 @@ PYTHON = {
     "family": "",
     "model": "family",
     "packets": "errors family model",
+    "port_rows": "model",
     "reference": "",
     "policy": "family model",
     "sources": "_native family collector errors metrics model",
@@ -85,17 +86,17 @@ PYTHON = {
     "server": "family model policy",
     "metrics": "family _native model",
     "client": "errors",
-    "explain": "_native family kubeproxy model packets policy rules",
+    "explain": "_native family kubeproxy model packets policy port_rows rules",
     "daemon": "family collector counting _native client commands control datapath drivers errors "
-    "explain kubeproxy metrics model packets policy rules server sources version words",
+    "explain kubeproxy metrics model packets policy port_rows rules server sources version words",
     "doctor": "daemon datapath drivers errors extras rules",
     "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family kubeproxy model "
     "packets playground policy reference rules sources",
     "shadow": "family _native engine_tables model packets policy",
     "cli": "_native cli_words client counting daemon doctor drivers engine_tables errors explain "
-    "extras family interrupt kubeproxy lab model packets playground policy rules shadow sources "
-    "version words",
+    "extras family interrupt kubeproxy lab model packets playground policy port_rows rules shadow "
+    "sources version words",
     "cli_names": "sources",
     "cli_words": "cli_names",
     "session": "_native words",

@@ -17,6 +17,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs/json.md"
 PACKAGE: Final = ROOT / "python/kbe_nat"
 SOURCES: Final = (
+    "port_rows.py",
     "daemon/rows.py",
     "explain.py",
     "cli/summary.py",
@@ -38,9 +39,9 @@ printed; the control socket sends the same rows.
 
 [The schema](../schemas/kbe-nat.v1.schema.json) describes every document (`tools/json_schemas.py`
 writes it). `apiVersion` changes when a field goes or gets another meaning; fields may be added.
-Backends are texts, `address:port`; frontends have kind, address and port; a connection's ends are
-`[address, port]`; counters by direction are `[there, back]`; verdicts are those of the
-[glossary](glossary.md).
+Backends and the ends of connections are texts, `address:port`, with an address of IPv6 in brackets;
+frontends have kind, address and port. Rows about a service port begin with the same four fields.
+Counters by direction are `[there, back]`; verdicts are those of the [glossary](glossary.md).
 
 A list is an object with `apiVersion` (`kbe-nat.io/v1`), `kind` (`ServiceList`) and its rows as
 `items`; one name that has one row is the row itself, with `apiVersion` and `kind`. `conntrack -E`,
@@ -113,7 +114,6 @@ TYPES: Final = {
     "bool": "boolean",
     "None": "null",
     "Pair": "[number, number]",
-    "End": "[string, number]",
     "State": "string",
     "Document": "object",
     "DecisionAction": "string",

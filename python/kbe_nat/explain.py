@@ -19,18 +19,17 @@ from kbe_nat.kubeproxy.settings import matches
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.endpoints import exclusions
 from kbe_nat.policy.plan import CLUSTER_IP, Plan, PlannedPort
+from kbe_nat.port_rows import OptionalPortRow, optional_port_fields
 from kbe_nat.rules.rule import DatapathKind
 
 
-class ExplanationRow(msgspec.Struct, frozen=True):
+class ExplanationRow(OptionalPortRow, frozen=True):
     """Why a packet gets its verdict."""
 
     action: str
     """The verdict: translate, reject, drop, pass or hold."""
     cause: str
     """Its counter."""
-    service: str | None
-    """The service port, as namespace/name:port."""
     frontend: str | None
     """The kind of the frontend, such as cluster-ip."""
     scope: str | None
@@ -77,15 +76,13 @@ class ExcludedEndpoint(msgspec.Struct, frozen=True):
     """Why not."""
 
 
-class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
+class VerdictRow(OptionalPortRow, frozen=True, kw_only=True):
     """`explain`: the outcome for one packet."""
 
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    """Of the packet, where a list of packets names it."""
+    packet: str | msgspec.UnsetType = msgspec.UNSET
+    """Its name, where a list of packets names it."""
     verdict: str
     """translate, reject, drop, pass or hold."""
-    service: str | None
-    """The service port, as namespace/name:port."""
     destinations: list[str]
     """Every endpoint that it may be sent to."""
     backend: str | None
@@ -119,9 +116,9 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
     is_mixed = 0 < len(masqueraded) < len(destinations)
     is_masqueraded = bool(masqueraded) if destinations else explanation.masquerade
     return VerdictRow(
-        name=name or msgspec.UNSET,
+        **optional_port_fields(explanation.service),
+        packet=name or msgspec.UNSET,
         verdict=verdict,
-        service=explanation.service,
         destinations=destinations,
         backend=explanation.backend if verdict == "translate" and not is_refused_backend else None,
         masquerade=MIXED if is_mixed else is_masqueraded and verdict == "translate",
@@ -190,9 +187,9 @@ def explain_packet(
     `is_chosen_by_kernel` the engine's choice for a new connection is left out.
     """
     row = ExplanationRow(
+        **optional_port_fields(explanation.service),
         action=explanation.action,
         cause=explanation.cause,
-        service=explanation.service,
         frontend=explanation.frontend,
         scope=explanation.scope,
         backend=explanation.backend,

@@ -211,4 +211,10 @@ def join_address(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def end_parts(end: str) -> tuple[str, int]:
+    """Address and port of a text that `join_address` has made."""
+    address, _, port = end.rpartition(":")
+    return address.strip("[]"), int(port)
+
+
 DEFAULT_NAMESPACE: Final = "default"

@@ -210,7 +210,7 @@ def test_ipvs_counts_a_service_port_once(ask: Ran, controller: Controller, flags
 
 def test_a_masqueraded_connection_is_found_by_either_address(ask: Ran) -> None:
     row = next(iter(ask_rows_of(ask)))
-    row = replace(row, masquerade=True, reply_destination=("10.0.2.15", 5555))
+    row = replace(row, masquerade=True, reply_destination="10.0.2.15:5555")
     for flags, is_found in (
         ("-n", True),
         ("-n 10.0.2.15", True),

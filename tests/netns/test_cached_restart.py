@@ -17,7 +17,7 @@ QUESTIONS = 300
 
 def row_of(daemon: Daemon, own: Talk) -> dict[str, Any]:
     """The flow as lists have it, by its client's port."""
-    rows = [row for row in daemon.get("flows") if row["source"][1] == own.source[1]]
+    rows = [row for row in daemon.get("flows") if row["source"].endswith(f":{own.source[1]}")]
     assert len(rows) == 1
     return dict(rows[0])
 

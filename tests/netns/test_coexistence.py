@@ -21,6 +21,7 @@ from harness.kube_proxy_rules import (
 from harness.stage import DATAPATHS, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
+from kbe_nat.model import join_address
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.rule import DatapathKind
@@ -95,8 +96,8 @@ def test_f93_both_proxies_answer_and_their_rules_stay_byte_for_byte(
         assert names_of(ask_ours(cluster)) == {
             (protocol, family): {"a", "b"} for protocol in KINDS for family in Family
         }
-    served = {(row["destination"][0], row["destination"][1]) for row in daemon.get("flows")}
-    assert served == {(VIPS[family], PORT) for family in Family}
+    served = {row["destination"] for row in daemon.get("flows")}
+    assert served == {join_address(VIPS[family], PORT) for family in Family}
     assert foreign_rules(cluster.node) == before
     daemon.end()
     assert foreign_rules(cluster.node) == before

@@ -118,7 +118,7 @@ def backends(daemon: Daemon) -> dict[tuple[Any, ...], Any]:
     """The backend of each connection to the service."""
     rows = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))["items"]
     return {
-        (row["protocol"], *row["source"]): row["reply_source"]
+        (row["protocol"], row["source"]): row["reply_source"]
         for row in rows
         if row["service"].startswith("default/echo")
     }
@@ -145,7 +145,7 @@ def ages(daemon: Daemon) -> dict[tuple[Any, ...], int]:
     """Seconds since each connection to the service began."""
     rows = json.loads(daemon.ask("get", "flows", "-o", "json"))["items"]
     return {
-        (row["protocol"], *row["source"]): row["age"]
+        (row["protocol"], row["source"]): row["age"]
         for row in rows
         if row["service"].startswith("default/echo")
     }

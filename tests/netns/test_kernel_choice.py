@@ -26,7 +26,7 @@ from harness.programs import PEER_TELLER, SOON_CALM
 from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
-from kbe_nat.model import join_address
+from kbe_nat.model import end_parts, join_address
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace, inside
 from kbe_nat.rules.rule import DatapathKind
@@ -204,11 +204,13 @@ def test_the_engine_hears_of_the_flows(daemon: Daemon, family: Family) -> None:
 
         def flows() -> dict[str, Counter[str]]:
             rows: list[dict[str, Any]] = daemon.get("flows")
-            rows = [row for row in rows if row["destination"][0] == to[0]]
+            rows = [row for row in rows if row["destination"] == join_address(*to)]
             pods = {NAMES[name][family]: name for name in NAMES}
             return {
                 kind: Counter(
-                    pods[row["reply_source"][0]] for row in rows if row["protocol"] == kind
+                    pods[end_parts(row["reply_source"])[0]]
+                    for row in rows
+                    if row["protocol"] == kind
                 )
                 for kind in answers
             }
@@ -298,13 +300,12 @@ def test_no_endpoint_is_claimed_for_what_the_kernel_will_draw(
         [pod] = clients.asked()
 
         def flows() -> list[dict[str, Any]]:
-            return [row for row in daemon.get("flows") if row["destination"][0] == vip]
+            return [row for row in daemon.get("flows") if end_parts(row["destination"])[0] == vip]
 
         eventually(lambda: len(flows()) == 1)
         [flow] = flows()
         backend = join_address(NAMES[pod][family], 9953)
-        source = join_address(*flow["source"])
-        ends = ("--from", source, "--to", to)
+        ends = ("--from", flow["source"], "--to", to)
         assert f"is sent to {backend} by" in daemon.ask("explain", "--live", *ends)
         told = json.loads(daemon.ask("explain", "--live", *ends, "-o", "json"))
         assert (told["backend"], told["destinations"]) == (backend, [backend])

@@ -19,6 +19,7 @@ from harness.programs import SMALL_BUFFERS
 from harness.stage import OFFLOADING, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.family import Family
+from kbe_nat.model import end_parts
 from kbe_nat.playground.cluster import Cluster
 
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
@@ -92,7 +93,7 @@ def test_lines_are_those_of_conntrack(daemon: Daemon, family: Family, is_masquer
             ("-q", "192.0.2.7" if family == 4 else "2001:db8::7"),
         ):
             assert alike(listed(*flags), real(daemon, family, *flags)), flags
-        replies = {row["reply_destination"][0] for row in daemon.get("flows")}
+        replies = {end_parts(row["reply_destination"])[0] for row in daemon.get("flows")}
         assert (CLIENT[family] in replies) is not is_masqueraded
         assert {row["kernel"]["mark"] for row in daemon.get("flows")} == {*MARKS.values()}
         assert daemon.ask("get", "flows", "-o", "wide", "--no-headers").count("0x1000") == 3
@@ -225,7 +226,9 @@ def test_what_lost_events_said_is_made_good(
         with Clients(cluster, family, 1, KINDS[kind]) as late:
             assert late.asked() == ["a"]
         eventually(lambda: EVENTS[kind] in [v for k, v in steps(events).items() if k not in known])
-        flows = {str(row["source"][1]): row["state"] or "" for row in daemon.get("flows")}
+        flows = {
+            str(end_parts(row["source"])[1]): row["state"] or "" for row in daemon.get("flows")
+        }
         states = {port_of(line): state_of(line) for line in real(daemon, family)}
         assert flows == states
         assert kept in flows and deleted not in flows

@@ -124,7 +124,7 @@ def test_f09_connections_outlive_a_daemon_that_was_killed(daemon: Daemon) -> Non
         connection.sendall(b"again")
         assert connection.recv(100) == b"again"
         [flow] = daemon.get("flows")
-        assert (flow["service"], flow["reply_source"]) == ("default/echo", ["172.17.0.3", 9999])
+        assert (flow["service"], flow["reply_source"]) == ("default/echo", "172.17.0.3:9999")
     echo.terminate()
 
 

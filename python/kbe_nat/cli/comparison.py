@@ -13,17 +13,16 @@ from kbe_nat.cli.output import table
 from kbe_nat.counting import counted
 from kbe_nat.drivers.queue import NEW, VERDICT, Batch
 from kbe_nat.policy.plan import Plan
+from kbe_nat.port_rows import OptionalPortRow, optional_port_fields
 
 
-class FlowDifferenceRow(msgspec.Struct, frozen=True):
+class FlowDifferenceRow(OptionalPortRow, frozen=True):
     """A connection that fares differently under other objects."""
 
     change: str
     """moved to another backend, refused, served, or passed; always seen from before to
     after.
     """
-    service: str
-    """The service port; empty where none has the frontend."""
     protocol: str
     """tcp, udp or sctp."""
     client: str
@@ -44,7 +43,7 @@ class ComparisonRow(msgspec.Struct, frozen=True):
     changed: int
     """Connections that fare differently."""
     services: dict[str, dict[str, int]]
-    """By service port, the number of each change."""
+    """By service port, or the empty text where none has the frontend: the number of each change."""
     differences: list[FlowDifferenceRow]
     """Each of them."""
 
@@ -126,7 +125,11 @@ class Comparison(OriginalPackets):
         )
         for row in list(self.differences.values())[:LISTED]:
             listed.add_row(
-                row.service, row.client, f"{row.protocol} {row.frontend}", row.before, row.after
+                row.service or "<none>",
+                row.client,
+                f"{row.protocol} {row.frontend}",
+                row.before,
+                row.after,
             )
         return [
             f"{changed} of {counted(flows, 'flow')} would fare differently.",
@@ -137,7 +140,7 @@ class Comparison(OriginalPackets):
         ]
 
     def _counts(self) -> dict[str, dict[str, int]]:
-        counts = Counter((row.service, row.change) for row in self.differences.values())
+        counts = Counter((row.service or "", row.change) for row in self.differences.values())
         services: dict[str, dict[str, int]] = {}
         for (service, change), number in sorted(counts.items()):
             services.setdefault(service, {})[change] = number
@@ -162,7 +165,13 @@ class Comparison(OriginalPackets):
         self.differences.setdefault(
             ends,
             FlowDifferenceRow(
-                change, service, ends.protocol, client, frontend, before.text, after.text
+                **optional_port_fields(service),
+                change=change,
+                protocol=ends.protocol,
+                client=client,
+                frontend=frontend,
+                before=before.text,
+                after=after.text,
             ),
         )
 

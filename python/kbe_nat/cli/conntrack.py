@@ -23,9 +23,10 @@ from kbe_nat.cli.kinds import NAMES
 from kbe_nat.cli.output import document_of, show_document, show_next, show_rows
 from kbe_nat.cli.verb import HabitCommand, verb, version_option
 from kbe_nat.client import DEFAULT_SOCKET, ask, ask_rows
-from kbe_nat.daemon.rows import End, EventRow, FlowCountRow, FlowRow, StatsRow
+from kbe_nat.daemon.rows import EventRow, FlowCountRow, FlowRow, StatsRow
 from kbe_nat.errors import SettingError
 from kbe_nat.family import Family
+from kbe_nat.model import end_parts
 from kbe_nat.packets import NUMBERS
 
 
@@ -340,8 +341,9 @@ def _identity(row: FlowRow) -> int:
     return zlib.crc32(repr(ends).encode())
 
 
-def _side(row: FlowRow, source: End, destination: End, direction: int) -> Iterator[str]:
-    (source_address, source_port), (destination_address, destination_port) = source, destination
+def _side(row: FlowRow, source: str, destination: str, direction: int) -> Iterator[str]:
+    source_address, source_port = end_parts(source)
+    destination_address, destination_port = end_parts(destination)
     yield f"src={source_address}"
     yield f"dst={destination_address}"
     if row.protocol in ECHO:

@@ -24,6 +24,7 @@ from kbe_nat.kubeproxy.normalise import Kind, Listing, Part, read_listing
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.options import Mode, Options
+from kbe_nat.port_rows import OptionalPortRow, optional_port_fields
 from kbe_nat.sources.manifests.files import content
 
 
@@ -35,11 +36,9 @@ class Table(StrEnum):
     NAT = "nat"
 
 
-class RuleDifferenceRow(msgspec.Struct, frozen=True, rename={"actual": "found"}):
+class RuleDifferenceRow(OptionalPortRow, frozen=True, rename={"actual": "found"}):
     """A difference between the rules of a node and those that it should have."""
 
-    service: str | None
-    """The service port; null for rules that are no Service's."""
     kind: str
     """missing, extra or different."""
     place: str
@@ -189,7 +188,7 @@ def _expected_listing(
 
 def _row(difference: Difference) -> RuleDifferenceRow:
     return RuleDifferenceRow(
-        service=difference.service or None,
+        **optional_port_fields(difference.service),
         kind=difference.kind,
         place=difference.place,
         expected=list(difference.expected),

@@ -8,9 +8,9 @@ from typing import Final
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.kinds import service_name
-from kbe_nat.daemon.rows import End, FlowRow
+from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
-from kbe_nat.model import qualified
+from kbe_nat.model import end_parts, qualified
 from kbe_nat.packets import NUMBERS
 
 
@@ -150,8 +150,9 @@ class FlowFilter:
         )
         return (
             all(
-                port in (None, end[1]) and (not addresses or _is_within(end[0], addresses))
+                _is_end(end, addresses, port)
                 for addresses, port, end in ends
+                if addresses or port is not None
             )
             and self.family in (None, family_of(row))
             and self.protocol in ("", row.protocol)
@@ -170,7 +171,7 @@ class FlowFilter:
 
 def family_of(row: FlowRow) -> Family:
     """The family of a connection's addresses."""
-    return Family.IPV6 if ":" in row.source[0] else Family.IPV4
+    return Family.IPV6 if row.source.startswith("[") else Family.IPV4
 
 
 def _single(addresses: str) -> str:
@@ -184,8 +185,13 @@ def _is_within(address: str, addresses: str) -> bool:
     return ip_address(address) in ip_network(addresses)
 
 
-def _is_of(end: End, addresses: str) -> bool:
-    return addresses == ANY or _is_within(end[0], addresses)
+def _is_end(end: str, addresses: str, port: int | None) -> bool:
+    address, number = end_parts(end)
+    return port in (None, number) and (not addresses or _is_within(address, addresses))
+
+
+def _is_of(end: str, addresses: str) -> bool:
+    return addresses == ANY or _is_within(end_parts(end)[0], addresses)
 
 
 def _has_source_nat(row: FlowRow, addresses: str) -> bool:

@@ -16,7 +16,7 @@ from kbe_nat.cli.verb import HabitCommand, verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow, EndpointRow, FlowRow, FrontendRow, Pair
 from kbe_nat.errors import NotFoundError, SettingError
-from kbe_nat.model import join_address
+from kbe_nat.model import end_parts, join_address
 from kbe_nat.sources.address import split_address
 
 Counts: TypeAlias = tuple[int | None, ...]
@@ -272,14 +272,14 @@ def _print_connections(socket: Path, chosen: VirtualServer | None) -> None:
     rows = [
         row
         for row in ask_rows(socket, "flows", FlowRow, **wanted)
-        if chosen is None or row.destination[1] == chosen.port
+        if chosen is None or end_parts(row.destination)[1] == chosen.port
     ]
     print("IPVS connection entries")
     print("pro expire state       source             virtual            destination")
     for row in rows:
         minutes, seconds = divmod(row.timeout, 60)
         ends = (row.source, row.destination, row.reply_source)
-        places = " ".join(f"{join_address(*end):<18}" for end in ends)
+        places = " ".join(f"{end:<18}" for end in ends)
         state = row.state or row.protocol.upper()
         print(f"{row.protocol.upper():<3} {minutes:02}:{seconds:02}  {state:<11} {places}".rstrip())
 

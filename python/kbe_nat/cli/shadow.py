@@ -22,6 +22,7 @@ from kbe_nat.errors import KbeNatError, SettingError
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
+from kbe_nat.port_rows import OptionalPortRow, optional_port_fields
 from kbe_nat.shadow import (
     DISAGREEMENTS,
     Finding,
@@ -64,13 +65,11 @@ class KernelFlowRow(msgspec.Struct, frozen=True):
     """Whether its source was masqueraded."""
 
 
-class DisagreementRow(msgspec.Struct, frozen=True, rename={"source": "from", "destination": "to"}):
+class DisagreementRow(OptionalPortRow, frozen=True, rename={"source": "from", "destination": "to"}):
     """`shadow`: a connection for which kbe-nat would decide otherwise, on one line."""
 
     outcome: str
     """The disagreement."""
-    service: str | None
-    """The service port, as namespace/name:port; null where none matches."""
     protocol: str
     """tcp, udp or sctp."""
     source: str
@@ -85,11 +84,9 @@ class DisagreementRow(msgspec.Struct, frozen=True, rename={"source": "from", "de
     """Every endpoint that kbe-nat may choose."""
 
 
-class OutcomeRow(msgspec.Struct, frozen=True):
+class OutcomeRow(OptionalPortRow, frozen=True):
     """The connections to one service port with one outcome."""
 
-    service: str | None
-    """The service port, as namespace/name:port; null where none matches."""
     outcome: str
     """agreed, not ours, or a disagreement."""
     flows: int
@@ -235,8 +232,8 @@ def _follow(
 def _row(finding: Finding) -> DisagreementRow:
     flow = finding.flow
     return DisagreementRow(
+        **optional_port_fields(finding.service),
         outcome=finding.outcome,
-        service=finding.service or None,
         protocol=flow.protocol,
         source=join_address(*flow.source),
         destination=join_address(*flow.destination),
@@ -267,7 +264,7 @@ def _report(finding: Finding, output: Output) -> None:
 def _summarise(comparison: Shadow, output: Output) -> None:
     if output.is_document:
         rows = [
-            OutcomeRow(service or None, outcome, count)
+            OutcomeRow(**optional_port_fields(service), outcome=outcome, flows=count)
             for (service, outcome), count in sorted(comparison.counts.items())
         ]
         show_next(document_of(ShadowRow(rows)), output)

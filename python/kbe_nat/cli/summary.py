@@ -9,7 +9,8 @@ from kbe_nat._native import ServiceStats, Stats
 from kbe_nat.cli.comparison import ComparisonRow
 from kbe_nat.cli.output import table
 from kbe_nat.counting import counted
-from kbe_nat.model import join_address, port_parts
+from kbe_nat.model import join_address
+from kbe_nat.port_rows import PortRow, port_fields
 
 Pair: TypeAlias = tuple[int, int]
 """There and back."""
@@ -30,17 +31,9 @@ class CarriedBackendRow(msgspec.Struct, frozen=True):
     """Their bytes, of the IP packets, there and back."""
 
 
-class CarriedServiceRow(msgspec.Struct, frozen=True):
+class CarriedServiceRow(PortRow, frozen=True):
     """The part of one service port in a replay."""
 
-    service: str
-    """The service port, as namespace/name:port."""
-    namespace: str
-    """Of the Service."""
-    name: str
-    """Of the Service."""
-    port_name: str
-    """Of the port; empty for an unnamed one."""
     flows: int
     """Connections to it."""
     active: int
@@ -170,12 +163,8 @@ def _cut(place: str) -> str:
 
 
 def _service(service: ServiceStats) -> CarriedServiceRow:
-    namespace, name, port_name = port_parts(service.name)
     return CarriedServiceRow(
-        service=service.name,
-        namespace=namespace,
-        name=name,
-        port_name=port_name,
+        **port_fields(service.name),
         flows=service.flows,
         active=service.active,
         packets=service.packets,

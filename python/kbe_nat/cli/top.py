@@ -25,22 +25,15 @@ from kbe_nat.cli.terminal import is_drawn_on
 from kbe_nat.cli.verb import verb
 from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import EndpointRow
+from kbe_nat.port_rows import PortRow, port_fields
 
 _Key: TypeAlias = tuple[str, str]
 """Service port and backend."""
 
 
-class EndpointLoadRow(msgspec.Struct, frozen=True):
+class EndpointLoadRow(PortRow, frozen=True):
     """The load of one backend of a service port between two looks."""
 
-    service: str
-    """The service port, as namespace/name:port."""
-    namespace: str
-    """Of the Service."""
-    name: str
-    """Of the Service."""
-    port_name: str
-    """Of the port; empty for an unnamed one."""
     backend: str
     """Address and port."""
     state: str
@@ -187,10 +180,7 @@ def _load(
         bytes_per_second=total(_bytes) if is_counted else None,
         endpoints=[
             EndpointLoadRow(
-                service=now[key].service,
-                namespace=now[key].namespace,
-                name=now[key].name,
-                port_name=now[key].port_name,
+                **port_fields(now[key].service),
                 backend=now[key].backend,
                 state=now[key].state,
                 active=now[key].active,

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 
-from kbe_nat.daemon.rows import DecisionAction, End, NameKind
+from kbe_nat.daemon.rows import DecisionAction, NameKind
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
+from kbe_nat.sources.address import split_address
 from kbe_nat.sources.manifests.documents import reason_and_path
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -34,7 +35,7 @@ class _Filters(_Selection, frozen=True):
 class _Ends(_Parameters, frozen=True):
     """Connections, each by protocol, client and frontend."""
 
-    flows: Annotated[list[tuple[Text, End, End]], msgspec.Meta(max_length=1000)]
+    flows: Annotated[list[tuple[Text, Text, Text]], msgspec.Meta(max_length=1000)]
 
 
 class _Named(_Parameters, frozen=True):
@@ -137,6 +138,17 @@ def parameters(request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             f"{path}: {reason}, not {_excerpt(arguments[path])}" if path in arguments else reason
         )
         raise ControlError(f"{verb}: {_printable(where)}") from None
+
+
+def end_of(text: str) -> tuple[str, int]:
+    """Address and port of an end of a connection. Raises `ControlError`."""
+    try:
+        address, port = split_address(text)
+    except ValueError as error:
+        raise ControlError(f"flows: {error}") from None
+    if port is None:
+        raise ControlError(f"flows: {text!r} has no port")
+    return address, port
 
 
 def _excerpt(value: object) -> str:

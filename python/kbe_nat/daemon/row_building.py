@@ -24,8 +24,9 @@ from kbe_nat.daemon.rows import (
     Pair,
     SliceRow,
 )
-from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address, port_parts
+from kbe_nat.model import EndpointSlice, Node, ServiceKey, join_address
 from kbe_nat.policy.plan import CLUSTER_IP, LOAD_BALANCER, NODE_PORT, Frontend, PlannedPort
+from kbe_nat.port_rows import optional_port_fields, port_fields
 
 StatsByPort: TypeAlias = dict[tuple[str, int], ServiceStats]
 """The counters of service ports, by name and family."""
@@ -52,16 +53,15 @@ def flow_row(
     if isinstance(newest, ConntrackEntry) and newest.timeout is not None:
         timeout = newest.timeout
     return FlowRow(
+        **port_fields(flow.service),
         protocol=flow.protocol,
         state=newest.state or flow.state,
         timeout=round(timeout),
         age=round(flow.age),
-        source=flow.source,
-        destination=flow.destination,
-        reply_source=flow.reply_source,
-        reply_destination=(entry or flow).reply_destination,
-        service=flow.service,
-        **_service_parts(flow.service),
+        source=join_address(*flow.source),
+        destination=join_address(*flow.destination),
+        reply_source=join_address(*flow.reply_source),
+        reply_destination=join_address(*(entry or flow).reply_destination),
         assured=newest.assured,
         replied=newest.replied,
         masquerade=flow.masquerade,
@@ -75,12 +75,12 @@ def decision_row(decision: Decision) -> DecisionRow:
     """A decision as a row, with its time by the wall clock of now."""
     ago = time.monotonic_ns() - decision.time
     return DecisionRow(
+        **optional_port_fields(decision.service),
         sequence=decision.sequence,
         time=time.time() - ago / 1e9,
         protocol=decision.protocol,
         client=join_address(*decision.client),
         frontend=join_address(*decision.frontend),
-        service=decision.service,
         backend=join_address(*decision.backend) if decision.backend else None,
         verdict=DecisionAction(decision.action),
         cause=decision.cause,
@@ -97,8 +97,7 @@ def service_fields(
     """The fields of a `ServiceRow`."""
     counters = stats.get((port.name, int(port.family)))
     return {
-        "service": port.name,
-        **_service_parts(port.name),
+        **port_fields(port.name),
         "type": service_type(port),
         "cluster_ip": next(
             (each.address for each in port.frontends if each.kind == CLUSTER_IP), None
@@ -129,7 +128,7 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
     weights = {
         str(backend): backend.weight for backend in (*port.local_backends, *port.cluster_backends)
     }
-    parts = _service_parts(port.name)
+    fields = port_fields(port.name)
     lingering = [
         name for name, each in counters.items() if each.is_gone and (each.active or each.over)
     ]
@@ -137,8 +136,7 @@ def endpoint_rows(port: PlannedPort, stats: StatsByPort, is_counted: bool) -> It
         state = "gone" if name not in weights else "" if weights[name] else "draining"
         counted = counters.get(name)
         yield EndpointRow(
-            service=port.name,
-            **parts,
+            **fields,
             backend=name,
             weight=weights.get(name, 0),
             state=state,
@@ -154,11 +152,6 @@ def service_type(port: PlannedPort) -> str:
     if LOAD_BALANCER in kinds:
         return "LoadBalancer"
     return "NodePort" if NODE_PORT in kinds else "ClusterIP"
-
-
-def _service_parts(name: str) -> dict[str, Any]:
-    """The fields that a row has of the name of its service port."""
-    return dict(zip(("namespace", "name", "port_name"), port_parts(name), strict=True))
 
 
 def _counters(stats: ServiceStats | BackendStats | None, is_counted: bool) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from kbe_nat import words
+from kbe_nat.port_rows import OptionalPortRow, PortRow
 
 Pair: TypeAlias = tuple[int, int]
 """Of packets to backends, and of packets back."""
-End: TypeAlias = tuple[str, int]
-"""Address and port."""
 Document: TypeAlias = dict[str, Any]
 """A row with version and kind."""
 
@@ -133,17 +132,9 @@ class FrontendRow(msgspec.Struct, frozen=True):
     """Of the frontend."""
 
 
-class ServiceRow(msgspec.Struct):
+class ServiceRow(PortRow, frozen=True):
     """`get services`: one service port with its counters."""
 
-    service: str
-    """The service port, as namespace/name:port; without the colon for an unnamed port."""
-    namespace: str
-    """Of the Service."""
-    name: str
-    """Of the Service."""
-    port_name: str
-    """Of the port; empty for an unnamed one."""
     type: str
     """ClusterIP, NodePort or LoadBalancer, by its frontends."""
     cluster_ip: str | None
@@ -178,17 +169,9 @@ class ServiceRow(msgspec.Struct):
     """Packets that were refused, by cause."""
 
 
-class EndpointRow(msgspec.Struct):
+class EndpointRow(PortRow, frozen=True):
     """`get endpoints`: one backend of one service port with its counters."""
 
-    service: str
-    """The service port, as namespace/name:port."""
-    namespace: str
-    """Of the Service."""
-    name: str
-    """Of the Service."""
-    port_name: str
-    """Of the port; empty for an unnamed one."""
     backend: str
     """Address and port."""
     weight: int
@@ -211,7 +194,7 @@ class EndpointRow(msgspec.Struct):
     """How fast it answers; null where no connection was measured."""
 
 
-class DescriptionRow(ServiceRow):
+class DescriptionRow(ServiceRow, frozen=True):
     """`describe service`: a service port with all that `get services` has of it, and more."""
 
     internal_traffic_policy: str
@@ -269,7 +252,7 @@ class EntryRow(msgspec.Struct, frozen=True):
     """References to it; null once it has ended."""
 
 
-class FlowRow(msgspec.Struct):
+class FlowRow(PortRow, frozen=True):
     """`get flows`, `conntrack -L`: one connection."""
 
     protocol: str
@@ -282,22 +265,14 @@ class FlowRow(msgspec.Struct):
     """Seconds since it began. If the kernel carried it ahead of the daemon: since the daemon's
     start, unless nf_conntrack_timestamp was 1.
     """
-    source: End
-    """The client."""
-    destination: End
+    source: str
+    """The client: address and port, as of the other ends."""
+    destination: str
     """The frontend."""
-    reply_source: End
+    reply_source: str
     """The backend."""
-    reply_destination: End
+    reply_destination: str
     """Where the backend answers to."""
-    service: str
-    """The service port, as namespace/name:port."""
-    namespace: str
-    """Of the Service."""
-    name: str
-    """Of the Service."""
-    port_name: str
-    """Of the port; empty for an unnamed one."""
     assured: bool
     """Whether it stays when the table is full."""
     replied: bool
@@ -344,7 +319,7 @@ def decided(action: DecisionAction | None) -> words.Decided | None:
     return cast(words.Decided | None, action)
 
 
-class DecisionRow(msgspec.Struct, frozen=True):
+class DecisionRow(OptionalPortRow, frozen=True):
     """`decisions`: a decision about the first packet of a connection."""
 
     sequence: int
@@ -357,8 +332,6 @@ class DecisionRow(msgspec.Struct, frozen=True):
     """Address and port that it came from."""
     frontend: str
     """Address and port that it went to."""
-    service: str | None
-    """The service port; null where no one has the frontend."""
     backend: str | None
     """Address and port that it was sent to; null where it was refused."""
     verdict: DecisionAction

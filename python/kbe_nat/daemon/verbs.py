@@ -11,7 +11,7 @@ import msgspec
 from kbe_nat._native import Decision, Flow
 from kbe_nat.control.controller import Controller
 from kbe_nat.control.overrides import Drain
-from kbe_nat.daemon.requests import parameters
+from kbe_nat.daemon.requests import end_of, parameters
 from kbe_nat.daemon.row_building import (
     StatsByPort,
     decision_row,
@@ -28,7 +28,6 @@ from kbe_nat.daemon.rows import (
     DecisionRow,
     DescriptionRow,
     DrainRow,
-    End,
     EndpointRow,
     EventRow,
     FlowRow,
@@ -189,11 +188,12 @@ class Verbs:
         if len(flows) != limit:
             selection.check(others=_names(flow.service for flow in flows))
 
-    def delete(self, flows: Sequence[tuple[str, End, End]]) -> Iterator[int]:
-        """End these connections, each by protocol, client and frontend. Yields how many of them
-        were alive.
+    def delete(self, flows: Sequence[tuple[str, str, str]]) -> Iterator[int]:
+        """End these connections, each by protocol, client and frontend, as rows have them. Yields
+        how many of them were alive.
         """
-        yield self._controller.engine.end_flows(flows)
+        ends = [(protocol, end_of(source), end_of(place)) for protocol, source, place in flows]
+        yield self._controller.engine.end_flows(ends)
 
     def flush(self) -> Iterator[int]:
         """End all connections. Yields their number."""
