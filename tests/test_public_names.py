@@ -1,5 +1,6 @@
 """`import kbe_nat` leads to every name that is for programs, and calls it by that name."""
 
+import copy
 import doctest
 import inspect
 import pickle
@@ -11,6 +12,9 @@ from types import ModuleType
 import pytest
 
 import kbe_nat
+from kbe_nat import field_docs
+from kbe_nat.drivers.queue import Batch
+from kbe_nat.policy.options import Options
 
 MODULES = ("compat", "drivers", "errors", "lab", "packets", "words")
 
@@ -24,6 +28,77 @@ def test_a_name_says_where_programs_find_it(name: str) -> None:
     elif callable(value):
         assert value.__module__ in ("kbe_nat", "kbe_nat.errors"), value
         assert pickle.loads(pickle.dumps(value)) is value
+
+
+def test_help_fits_two_screens() -> None:
+    """Not every class in full: `help()` of one is for that."""
+    lines = pydoc.plain(pydoc.render_doc(kbe_nat)).splitlines()
+    assert len(lines) <= 100
+    assert "CLASSES" not in lines
+    assert not [line for line in lines if "__getattr__" in line], "none of its workings"
+    engine = pydoc.plain(pydoc.render_doc(kbe_nat.Engine))
+    assert "process(self, /, packet, now" in engine and len(engine.splitlines()) > 100
+
+
+def test_a_star_import_brings_every_name() -> None:
+    names: dict[str, object] = {}
+    exec("from kbe_nat import *", names)
+    assert {*kbe_nat.__all__} <= {*names}
+    assert len(kbe_nat.__all__) > 40
+
+
+DOCUMENTED = [
+    kbe_nat.Outcome,
+    kbe_nat.Snapshot,
+    kbe_nat.packets.Ends,
+    kbe_nat.packets.Packet,
+    kbe_nat.lab.Scenario,
+    kbe_nat.lab.Strategy,
+    Batch,
+    Options,
+]
+
+
+@pytest.mark.parametrize("kind", DOCUMENTED)
+def test_help_says_what_fields_are(kind: type) -> None:
+    fields = [
+        name
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and inspect.isdatadescriptor(value)
+    ]
+    text = " ".join(pydoc.plain(pydoc.render_doc(kind)).replace("|", " ").split())
+    assert fields
+    for name in fields:
+        words = inspect.getdoc(getattr(kind, name)) or ""
+        assert words.endswith((".", ")")), name
+        assert " ".join(words.split()) in text
+
+
+def test_help_of_fields_says_units() -> None:
+    for kind, name, words in (
+        (kbe_nat.packets.Packet, "sequence", "32 bits"),
+        (kbe_nat.lab.Scenario, "duration", "Seconds"),
+        (kbe_nat.Outcome, "packet", "from the IP header on"),
+    ):
+        assert words in (inspect.getdoc(getattr(kind, name)) or "")
+
+
+def test_documented_fields_without_their_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are packed without it."""
+
+    def unreadable(module: ModuleType) -> str:
+        raise OSError("could not get source code")
+
+    field_docs._docstrings_in.cache_clear()
+    monkeypatch.setattr(inspect, "getsource", unreadable)
+    assert not inspect.getdoc(vars(kbe_nat.Outcome)["packet"])
+    field_docs._docstrings_in.cache_clear()
+
+
+def test_documented_values_are_copied_and_pickled_as_others() -> None:
+    packet = kbe_nat.packets.Packet("tcp", ("10.0.0.1", 1), ("10.0.0.2", 2), "S")
+    for value in (packet, packet.ends, kbe_nat.Outcome("pass", "not-ours", b"x"), Options()):
+        assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == value
 
 
 def test_public_names_are_all_that_dir_shows() -> None:

@@ -114,6 +114,21 @@ def test_fragments_that_nobody_asks_for_do_not_add_up() -> None:
     assert served.released() == []
 
 
+def test_an_outcome_tells_and_does_not_dump() -> None:
+    shown = {
+        repr(kbe_nat.Outcome("translate", "new", bytes(40), masquerade=True)),
+        repr(kbe_nat.Outcome("reject", "no-endpoints", None, answer=bytes(56))),
+        repr(kbe_nat.Outcome("hold", "fragment-held", None)),
+        repr(kbe_nat.Outcome("translate", "", bytes(1500))),
+    }
+    assert shown == {
+        "<Outcome translate: new, 40 bytes, masquerade>",
+        "<Outcome reject: no-endpoints, an answer of 56 bytes>",
+        "<Outcome hold: fragment-held>",
+        "<Outcome translate, 1500 bytes>",
+    }
+
+
 def test_a_session_is_no_value() -> None:
     for refused in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match=r"^Session cannot be pickled or copied: make another"):

@@ -21,7 +21,8 @@ Tables and packets go in, verdicts come out; the engine has no socket, thread or
 Modules for programs: `packets` builds and reads packets; `words` has the words of verdicts,
 strategies and policies as types; `errors` has all errors; `drivers` has queues of packets; `compat`
 has the interface of the netfilterqueue package; `lab` compares strategies. All other modules are
-kbe-nat's own and change without notice. docs/python.md is the guide.
+kbe-nat's own and change without notice. `help(kbe_nat.Engine)` and the like have arguments, units,
+errors and costs; `dir(kbe_nat)` lists all names; docs/python.md is the guide.
 """
 
 TYPE_CHECKING = False
@@ -124,10 +125,24 @@ __all__ = [
 ]
 
 
+class _Names(list[str]):
+    """Names for star imports and tools, which go through the list. help() asks whether a name is in
+    it and prints all that is in full, here 3,000 lines: the map above and `help(kbe_nat.Engine)`
+    serve better.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return False
+
+
+_NAMES = frozenset(__all__)
+globals()["__all__"] = _Names(__all__)
+
+
 def __getattr__(name: str) -> object:
     # A name is imported when it is asked for: the command starts without the engine, and programs
     # that use the engine alone without the packages that read objects.
-    if name in __all__:
+    if name in _NAMES:
         from importlib import import_module
 
         if name in ("compat", "drivers", "errors", "lab", "packets", "words"):
@@ -147,4 +162,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     # Modules that were imported meanwhile are attributes too, and not all of them are for programs.
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    workings = ("__dir__", "__getattr__")
+    special = (name for name in globals() if name.startswith("__") and name not in workings)
+    return sorted({*__all__, *special})

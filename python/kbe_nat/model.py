@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from kbe_nat.family import Family
+from kbe_nat.field_docs import documented
 
 ServiceKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Service."""
@@ -48,32 +49,42 @@ class Choice(StrEnum):
     """The engine, until its queue would be the bottleneck."""
 
 
+@documented
 class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One entry of `spec.ports` of a Service."""
 
     name: str
     """Empty for an unnamed port."""
     protocol: str
+    """"tcp", "udp" or "sctp"."""
     port: int
+    """The number at cluster IPs, external IPs and load balancers."""
     node_port: int = 0
     """0 when the Service has none."""
 
 
+@documented
 class Service(msgspec.Struct, frozen=True, gc=False):
     """A Service, of both families at once."""
 
     namespace: str
+    """Its namespace."""
     name: str
+    """Its name, without the namespace."""
     cluster_ips: tuple[str, ...] = ()
-    """Empty for a headless Service and for one of type ExternalName."""
+    """Its virtual addresses, one of each family at most; empty for a headless Service and for one
+    of type ExternalName.
+    """
     ports: tuple[ServicePort, ...] = ()
+    """The ports that it is reached at."""
     external_ips: tuple[str, ...] = ()
-    """Addresses and ranges are as often here as the object names them: kube-proxy writes a rule for
-    each.
+    """`spec.externalIPs`. Addresses and ranges are as often here as the object names them:
+    kube-proxy writes a rule for each.
     """
     load_balancer_ips: tuple[str, ...] = ()
     """Ingress addresses with `ipMode: VIP`."""
     source_ranges: tuple[str, ...] = ()
+    """`loadBalancerSourceRanges`: clients that load balancers let in; empty: all."""
     is_internal_local: bool = False
     """`internalTrafficPolicy: Local`."""
     is_external_local: bool = False
@@ -81,8 +92,9 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     IPs.
     """
     affinity_seconds: int | None = None
-    """None without `sessionAffinity: ClientIP`."""
+    """Seconds for which a client keeps its backend; None without `sessionAffinity: ClientIP`."""
     health_check_node_port: int = 0
+    """The port of the node at which load balancers ask; 0 without one."""
     is_load_balancer: bool = False
     """`type: LoadBalancer`."""
     proxy_name: str | None = None
@@ -111,77 +123,98 @@ class Service(msgspec.Struct, frozen=True, gc=False):
         return self.namespace, self.name
 
 
+@documented
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One address behind a Service. Conditions that an object leaves out have their defaults filled
     in.
     """
 
     address: str
+    """Its IP address."""
     node: str = ""
+    """Name of the node that it runs on; empty where that is not said."""
     is_ready: bool = True
+    """It takes new connections."""
     is_serving: bool = True
+    """It answers, be it terminating or not."""
     is_terminating: bool = False
+    """It is being shut down."""
     zones: frozenset[str] = frozenset()
     """Zones for which the endpoint is hinted."""
     nodes: frozenset[str] = frozenset()
     """Nodes for which the endpoint is hinted."""
     weight: int = 1
+    """Its share of new connections against those of the others; 0: none."""
 
 
+@documented
 class SlicePort(msgspec.Struct, frozen=True, gc=False):
     """A port of all endpoints of a slice; it belongs to the service port of the same name and
     protocol.
     """
 
     name: str
+    """Empty for an unnamed port."""
     protocol: str
+    """"tcp", "udp" or "sctp"."""
     port: int
+    """The number at the endpoints."""
 
 
+@documented
 class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """Endpoints of one Service and one family that share their ports."""
 
     name: str
+    """Its name, in the namespace of the Service."""
     family: Family
     """Every address is of it."""
     ports: tuple[SlicePort, ...] = ()
+    """The ports that all of its endpoints have."""
     endpoints: tuple[Endpoint, ...] = ()
+    """The addresses behind the Service, ready or not."""
     triggered: float | None = None
     """When the Pods changed that this form of the slice is about, in seconds since 1970; None where
     the controller does not say it.
     """
 
 
+@documented
 class Node(msgspec.Struct, frozen=True, gc=False):
     """A node of the cluster."""
 
     name: str
+    """Its name."""
     addresses: tuple[str, ...] = ()
     """The internal ones, and in a family without such the external ones; the first of a family is
     its primary one.
     """
     zone: str = ""
+    """Its zone; empty where none is said."""
     pod_ranges: tuple[str, ...] = ()
+    """Ranges from which its Pods get addresses, such as "10.244.1.0/24"."""
     is_eligible: bool = True
     """False while the node is deleted or about to be taken away: load balancers should leave it
     out.
     """
 
 
+@documented
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole state at one moment. Applying it twice changes nothing."""
 
     generation: int = 0
     """Grows with every snapshot of one source."""
     services: tuple[Service, ...] = ()
-    """In the order of their claims: of two Services with the same address and port the first one
-    has it.
+    """All Services, in the order of their claims: of two with the same address and port the first
+    one has it.
     """
     slices: Mapping[ServiceKey, tuple[EndpointSlice, ...]] = msgspec.field(default_factory=dict)
-    """EndpointSlices by their Service, sorted by name."""
+    """EndpointSlices by namespace and name of their Service, sorted by their own names."""
     nodes: Mapping[str, Node] = msgspec.field(default_factory=dict)
+    """Nodes by name."""
     service_ranges: tuple[str, ...] = ()
-    """Ranges from which cluster IPs are allocated."""
+    """Ranges from which cluster IPs are allocated, such as "10.96.0.0/12"."""
 
 
 def qualified(name: str, namespace: str = "") -> str:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kbe_nat.errors import PacketError
+from kbe_nat.field_docs import documented
 from kbe_nat.model import join_address
 
 if TYPE_CHECKING:
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
 __all__ = ["TCP_FLAGS", "Ends", "Packet", "crc32c", "ends", "opening", "show"]
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Ends:
     """Source and destination of a packet; ports are 0 where it has none."""
 
     protocol: str
+    """As of a `Packet`."""
     source: tuple[str, int]
+    """Address, as text in its canonical form, and port of the sender."""
     destination: tuple[str, int]
+    """Address and port of the receiver, alike."""
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Packet:
     """An IP packet; `bytes(packet)` writes it with its checksums (RFC 791, 8200, 9293, 768, 9260,
@@ -43,27 +49,33 @@ class Packet:
     protocol: str
     """"tcp", "udp", "sctp", "icmp", "icmpv6", or another protocol's number as text."""
     source: tuple[str, int]
-    """Address and port; the port is 0 where the protocol has none. Addresses of `ipaddress`
-    become text.
+    """Address and port of the sender; the port is 0 where the protocol has none. Addresses of
+    `ipaddress` become text.
     """
     destination: tuple[str, int]
+    """Address and port of the receiver, alike."""
     flags: str = ""
     """Of TCP, in tcpdump's letters: F, S, R, P, A (for tcpdump's dot), U, E, C."""
     payload: bytes = b""
-    """Behind the transport header; of SCTP the chunks."""
+    """The bytes behind the transport header; of SCTP the chunks."""
     sequence: int = 0
-    """Of TCP; of SCTP the verification tag."""
+    """Of TCP the sequence number, of SCTP the verification tag; 32 bits."""
     acknowledgement: int = 0
+    """Of TCP the acknowledgement number; 32 bits."""
     window: int = 64_240
+    """Of TCP the window in bytes, not scaled; 16 bits."""
     type: int = 0
-    """Of ICMP."""
+    """Of ICMP, such as 8 for an echo request (128 in IPv6); 8 bits."""
     code: int = 0
+    """Of ICMP, the kind within the type; 8 bits."""
     rest: int = 0
-    """Of ICMP: the four bytes behind the checksum, such as identifier and sequence number."""
+    """Of ICMP the four bytes behind the checksum as one number, such as identifier and sequence
+    number.
+    """
     ttl: int = 64
-    """Or hop limit."""
+    """The hops that it may still take: of IPv4 the time to live, of IPv6 the hop limit; 8 bits."""
     identification: int = 0
-    """Of IPv4."""
+    """Of IPv4, by which fragments find each other; 16 bits."""
 
     def __post_init__(self) -> None:
         """Raises `PacketError` for a field out of its range, and for addresses of two families;

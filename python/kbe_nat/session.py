@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, SupportsBytes, cast
 
 from kbe_nat import words
 from kbe_nat._native import EXPIRY_BUDGET, Engine, Verdict, reject
+from kbe_nat.field_docs import documented
 
 if TYPE_CHECKING:
     import sys
@@ -29,20 +30,33 @@ MAX_RELEASED: Final = 4096
 """Outcomes of held fragments that wait for `Session.released`."""
 
 
-@dataclass(frozen=True, slots=True)
+@documented
+@dataclass(frozen=True, slots=True, repr=False)
 class Outcome:
     """What a program does with a packet."""
 
     action: words.Action
-    """As of a `Verdict`: "pass", "translate", "drop", "reject" or "hold"."""
+    """The verdict: "pass", "translate", "drop", "reject" or "hold"."""
     cause: words.Cause | Literal[""]
-    """Why, in a word; empty for a packet that had been held."""
+    """Why, in a word, such as "new" or "no-endpoints"; empty for a packet that had been held."""
     packet: bytes | None
-    """The bytes to send on; None where nothing is sent on."""
+    """The bytes to send on, from the IP header on; None where nothing is sent on."""
     answer: bytes | None = None
-    """The bytes to send back to the source of a rejected packet; None where none may be sent."""
+    """The packet to send back to the source of a rejected one, from the IP header on; None where
+    none may be sent.
+    """
     masquerade: bool = False
-    """As of a `Verdict`."""
+    """Whether the sender of `packet` still has to replace its source by an address of the node."""
+
+    def __repr__(self) -> str:
+        parts = [f"{self.action}: {self.cause}" if self.cause else self.action]
+        if self.packet is not None:
+            parts.append(f"{len(self.packet)} bytes")
+        if self.answer is not None:
+            parts.append(f"an answer of {len(self.answer)} bytes")
+        if self.masquerade:
+            parts.append("masquerade")
+        return f"<Outcome {', '.join(parts)}>"
 
 
 class Session:

@@ -12,7 +12,8 @@ import yaml
 from harness.scenarios import scenario, service, traffic
 from kbe_nat import lab
 from kbe_nat.__main__ import main
-from kbe_nat.lab.fields import docstrings, page
+from kbe_nat.field_docs import docstrings
+from kbe_nat.lab.fields import page
 from kbe_nat.lab.reading import GALLERY
 from kbe_nat.lab.scenario import Flapping, Sweep
 

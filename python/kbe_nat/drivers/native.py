@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from kbe_nat._native import BackendIdMap, KernelQueue
+from kbe_nat.field_docs import documented
 from kbe_nat.rules.rule import Marks
 
 SPIN_SECONDS: Final = 100e-6
@@ -76,11 +77,13 @@ def processors_of(place: int, count: int) -> frozenset[int]:
     return frozenset(cpu for cpu in os.sched_getaffinity(0) if cpu % count == place)
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class QueueCounters:
     """The kernel's counters of one queue (/proc/net/netfilter/nfnetlink_queue)."""
 
     number: int
+    """Of the queue."""
     waiting: int
     """Packets in the queue now."""
     queue_dropped: int

@@ -7,6 +7,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from kbe_nat.field_docs import documented
+
 VERDICT: Final = struct.Struct("<BBBxI")
 """One record of `Engine.process_batch`: action, cause, flags, ticket. Actions and causes index
 `ACTIONS` and `CAUSES`.
@@ -21,6 +23,7 @@ FLOW: Final = 8
 """Flag: the packet belongs to a flow."""
 
 
+@documented
 @dataclass(slots=True)
 class Batch:
     """Packets that were received together, one behind the other in one buffer, each starting at its
@@ -30,6 +33,7 @@ class Batch:
     now: int
     """When they were received, in nanoseconds of the driver's monotonic clock."""
     packets: bytearray = field(default_factory=bytearray)
+    """The bytes of all packets, back to back; verdicts translate them in place."""
     offsets: "array[int]" = field(default_factory=lambda: array("Q", (0,)))
     """Where each packet starts, and after the last one where it ends: one more than there are
     packets.

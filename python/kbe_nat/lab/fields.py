@@ -1,21 +1,19 @@
 """The fields of scenarios in words: their JSON schema, and the page docs/lab-scenario.md.
 
 Both are made of the structs alone. The docstring below a field says what it is and in which unit,
-and is read from the source, since Python does not keep it. Range and default follow from the type;
+and is read from the source (`kbe_nat.field_docs`). Range and default follow from the type;
 they are in the schema's keywords, and in words behind each description, because editors show
 nothing else.
 """
 
-import ast
 import inspect
 from collections.abc import Iterator, Mapping
-from functools import cache
-from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
 
 from kbe_nat._native import TIMEOUTS
+from kbe_nat.field_docs import docstrings
 from kbe_nat.lab.live import scenario as live
 from kbe_nat.lab.live.ways import WAYS
 from kbe_nat.lab.scenario import YEAR, Scenario
@@ -66,27 +64,8 @@ def _describe(definition: Schema, struct: type[msgspec.Struct]) -> None:
             values["description"] = f"Names the kind: {values['enum'][0]}."
             continue
         _choices(struct.__name__, name, values)
-        meaning = words[names[name]]
+        meaning = " ".join(words[names[name]].split())
         values["description"] = f"{meaning} {_limits(values)}".strip()
-
-
-@cache
-def docstrings(struct: type[msgspec.Struct]) -> Mapping[str, str]:
-    """What stands below each field of a struct, by the field's name in Python."""
-    words: dict[str, str] = {}
-    for kind in reversed(struct.__mro__):
-        if kind in (object, msgspec.Struct) or not issubclass(kind, msgspec.Struct):
-            continue
-        tree = ast.parse(inspect.getsource(kind)).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for statement, successor in pairwise(tree.body):
-            match statement, successor:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ):
-                    words[name] = " ".join(text.split())
-    return words
 
 
 def _structs(kind: object) -> Iterator[type[msgspec.Struct]]:

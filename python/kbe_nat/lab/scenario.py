@@ -13,6 +13,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from kbe_nat.field_docs import documented
+
 NAME: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$(?!\n)"
 YEAR: Final = 31_536_000
 BLOCK_SIZE: Final = 512
@@ -29,12 +31,14 @@ Port: TypeAlias = Annotated[int, Meta(ge=1, le=65_535)]
 Name: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=63)]
 
 
+@documented
 class Kind(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=str.lower
 ):
     """One of several kinds of a value, told by the field `kind`."""
 
 
+@documented
 class Uniform(Kind, frozen=True):
     """Evenly between two values."""
 
@@ -44,6 +48,7 @@ class Uniform(Kind, frozen=True):
     """Greatest value, in the same unit."""
 
 
+@documented
 class Exponential(Kind, frozen=True):
     """Without memory."""
 
@@ -51,6 +56,7 @@ class Exponential(Kind, frozen=True):
     """The mean, in the unit of the field that it is drawn for."""
 
 
+@documented
 class Pareto(Kind, frozen=True):
     """A heavy tail: P(X > x) = (minimum / x) ** shape."""
 
@@ -60,6 +66,7 @@ class Pareto(Kind, frozen=True):
     """Least value, in the unit of the field that it is drawn for."""
 
 
+@documented
 class Samples(Kind, frozen=True, tag="trace"):
     """Drawn with replacement from a column of a CSV file, or from these values."""
 
@@ -75,6 +82,7 @@ Distribution: TypeAlias = NotNegative | Uniform | Exponential | Pareto | Samples
 """A number stands for itself."""
 
 
+@documented
 class Poisson(Kind, frozen=True):
     """Independent connections, so many a second in the mean."""
 
@@ -82,6 +90,7 @@ class Poisson(Kind, frozen=True):
     """Connections a second in the mean, over all Services of the stream."""
 
 
+@documented
 class Paced(Kind, frozen=True):
     """Connections at equal distances."""
 
@@ -89,6 +98,7 @@ class Paced(Kind, frozen=True):
     """Connections a second, over all Services of the stream."""
 
 
+@documented
 class Bursty(Kind, frozen=True):
     """Poisson while it is on; times on and off are exponential with these means."""
 
@@ -100,6 +110,7 @@ class Bursty(Kind, frozen=True):
     """Mean length of the times that it is off, in seconds."""
 
 
+@documented
 class Closed(Kind, frozen=True):
     """A closed loop: each client has one connection at a time, and thinks before the next, a
     millisecond at least.
@@ -109,6 +120,7 @@ class Closed(Kind, frozen=True):
     """Seconds from the end of a client's connection to the begin of its next one."""
 
 
+@documented
 class Trace(Kind, frozen=True):
     """The connections of a file, in its order: CSV with the columns time, client, bytes and
     lifetime, or a capture (`.pcap`, `.pcapng`), whose clients are numbered as they come.
@@ -123,6 +135,7 @@ class Trace(Kind, frozen=True):
 Arrivals: TypeAlias = Poisson | Paced | Bursty | Closed | Trace
 
 
+@documented
 class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The clients that open connections."""
 
@@ -132,6 +145,7 @@ class Clients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Exponent of Zipf's law, a number without unit; 0: all alike."""
 
 
+@documented
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream of connections to one Service."""
 
@@ -157,6 +171,7 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds from the scenario's start, from which on no connection begins; null: its end."""
 
 
+@documented
 class Backends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Backends alike."""
 
@@ -172,6 +187,7 @@ class Backends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds until it answers."""
 
 
+@documented
 class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A Service, or several alike."""
 
@@ -187,6 +203,7 @@ class Service(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for which a client keeps its backend (ClientIP); null: none."""
 
 
+@documented
 class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A balancing strategy and its parameters. Null stands for the strategy's default."""
 
@@ -228,6 +245,7 @@ class Strategy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 StrategyChoice: TypeAlias = str | Strategy
 
 
+@documented
 class Change(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag=str.lower
 ):
@@ -237,6 +255,7 @@ class Change(
     """Seconds from the scenario's start."""
 
 
+@documented
 class Scale(Change, frozen=True, tag="scale"):
     """The Service has so many backends from now on: the last of the list leave, or living former
     ones return with the weight that they had, and then new ones like the last come. Backends that
@@ -250,6 +269,7 @@ class Scale(Change, frozen=True, tag="scale"):
     """Backends from now on."""
 
 
+@documented
 class Reweight(Change, frozen=True, tag="weight"):
     """A backend gets another weight."""
 
@@ -261,6 +281,7 @@ class Reweight(Change, frozen=True, tag="weight"):
     """Its weight from now on."""
 
 
+@documented
 class Drain(Change, frozen=True, tag="drain"):
     """A backend gets no new connections, and is removed after some time, unless a scale has removed
     it and brought it back by then.
@@ -274,6 +295,7 @@ class Drain(Change, frozen=True, tag="drain"):
     """Seconds from the drain to its removal; null: it stays."""
 
 
+@documented
 class Failure(Change, frozen=True, tag="failure"):
     """Backends die. They stay in the tables until this is detected, unless they return earlier. One
     that a scale or a rolling update removed meanwhile lives again, but is not listed.
@@ -289,6 +311,7 @@ class Failure(Change, frozen=True, tag="failure"):
     """Seconds from their death to their return; null: never."""
 
 
+@documented
 class RollingUpdate(Change, frozen=True, tag="rolling-update"):
     """Every backend is replaced by a new one, one after the other: the new one comes, and the old
     one is drained and removed. These are the backends at its begin, those that are drained or away
@@ -303,6 +326,7 @@ class RollingUpdate(Change, frozen=True, tag="rolling-update"):
     """Seconds from a backend's drain to its removal."""
 
 
+@documented
 class Flapping(Change, frozen=True, tag="flapping"):
     """A backend leaves the list and returns, again and again; it is alive all the time."""
 
@@ -316,6 +340,7 @@ class Flapping(Change, frozen=True, tag="flapping"):
     """Departures."""
 
 
+@documented
 class NewStrategy(Change, frozen=True, tag="strategy"):
     """The Service gets another strategy."""
 
@@ -325,6 +350,7 @@ class NewStrategy(Change, frozen=True, tag="strategy"):
     """A name, or a name with parameters."""
 
 
+@documented
 class NodeLoss(Change, frozen=True, tag="node-loss"):
     """A node behind the routers is lost with its memory of connections."""
 
@@ -339,6 +365,7 @@ Event: TypeAlias = (
 )
 
 
+@documented
 class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nodes that share each Service's address behind routers (ECMP). Their engines have one
     seed.
@@ -350,6 +377,7 @@ class Nodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether all flows are hashed anew when a node leaves, or only its own."""
 
 
+@documented
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes of an engine's tables, as `kbe_nat.Limits`."""
 
@@ -366,6 +394,7 @@ Allocation: TypeAlias = Literal[
 ]
 
 
+@documented
 class SourceNat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Source NAT at the nodes: each replaces all clients by an address of its own, and gives ports,
     as `kbe_nat.Snat`. No port is reserved.
@@ -402,6 +431,7 @@ class SourceNat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 SourceNatChoice: TypeAlias = Allocation | Literal["none"] | SourceNat
 
 
+@documented
 class Sweep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A field that is varied: the cells are run with each of its values."""
 
@@ -419,6 +449,7 @@ Memory: TypeAlias = Literal["conntrack", "none", "jet"]
 Table: TypeAlias = Literal["seconds", "tables", "backends"]
 
 
+@documented
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A scenario. Its cells are all combinations of strategies, memories, ways of source NAT,
     values of sweeps and repeats.

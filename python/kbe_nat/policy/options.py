@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from kbe_nat.field_docs import documented
 from kbe_nat.model import Strategy
 
 PRIMARY: Final = "primary"
@@ -20,6 +21,7 @@ class Mode(StrEnum):
     NFTABLES = "nftables"
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Options:
     """The operator's decisions, in kube-proxy's words."""
@@ -41,6 +43,7 @@ class Options:
     pod_interfaces: tuple[int, ...] = ()
     """The indexes that those devices have now."""
     masquerade_all: bool = False
+    """Masquerade whatever comes to a cluster IP (`--masquerade-all`)."""
     masquerade_bit: int = 14
     """Of the packet mark, in the rules that kube-proxy would write."""
     other_masquerade: tuple[bool, int] | None = None

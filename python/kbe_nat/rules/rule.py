@@ -13,12 +13,14 @@ from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, NamedTuple, TypeAlias
 
 from kbe_nat.family import Family, family_of
+from kbe_nat.field_docs import documented
 from kbe_nat.policy.plan import FrontendKey
 
 TAG: Final = "kbe-nat"
 """The comment of every rule of ours, and the beginning of the names of our tables and sets."""
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class Marks:
     """Bits of the packet mark. The single ones leave those of kube-proxy (0x4000, 0x8000), Cilium

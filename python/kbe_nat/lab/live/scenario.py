@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from kbe_nat.field_docs import documented
 from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.scenario import Name, Positive
 
@@ -20,12 +21,14 @@ Attempts: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
 Connections: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
+@documented
 class Measure(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="measure", tag=str.lower
 ):
     """One of several measures, told by the field `measure`."""
 
 
+@documented
 class Throughput(Measure, frozen=True):
     """The highest rate of UDP packets at which no more are lost than is tolerated (RFC 2544, 26.1),
     by a search that says how sure it is.
@@ -41,6 +44,7 @@ class Throughput(Measure, frozen=True):
     """Trials at most; a search that ends by it says that it is not settled."""
 
 
+@documented
 class Cpu(Measure, frozen=True):
     """Processor time of a packet: the sender's thread, in which the kernel's work runs up to a
     queue or the receiver, and the threads of the way.
@@ -56,6 +60,7 @@ class Cpu(Measure, frozen=True):
     """
 
 
+@documented
 class Connects(Measure, frozen=True, tag="connections"):
     """Short TCP connections, one after the other: how many a second, and how long their opening
     takes.
@@ -68,6 +73,7 @@ class Connects(Measure, frozen=True, tag="connections"):
     """
 
 
+@documented
 class Establishment(Measure, frozen=True):
     """The highest rate of new UDP flows at which each one is answered (RFC 9693), by a search that
     says how sure it is.
@@ -81,6 +87,7 @@ class Establishment(Measure, frozen=True):
     """Trials at most; a search that ends by it says that it is not settled."""
 
 
+@documented
 class Capacity(Measure, frozen=True):
     """How many connections are alive at once and validated, up to a limit, and how fast they are
     closed (RFC 9693).
@@ -90,6 +97,7 @@ class Capacity(Measure, frozen=True):
     """Connections at once, at most."""
 
 
+@documented
 class Latency(Measure, frozen=True):
     """Times that packets take, as histograms: round trips of established flows, and the opening of
     flows by their first packets, beside a steady load.
@@ -106,6 +114,7 @@ class Latency(Measure, frozen=True):
     """Packets or flows that are timed, one after the other."""
 
 
+@documented
 class Bulk(Measure, frozen=True):
     """One TCP connection that sends as fast as it can; the receiver says how much came."""
 
@@ -113,6 +122,7 @@ class Bulk(Measure, frozen=True):
     """Payload that is sent, in units of 2^20 bytes."""
 
 
+@documented
 class Programming(Measure, frozen=True):
     """From the objects to the first answer, and from an endpoint's change to the first connection
     that reaches the new endpoint.
@@ -127,6 +137,7 @@ AnyMeasure: TypeAlias = (
 )
 
 
+@documented
 class WayChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A way with settings of its own."""
 
@@ -140,6 +151,7 @@ class WayChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is measured, in the place of the scenario's."""
 
 
+@documented
 class LiveScenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A scenario on real packets. Its cells are all combinations of ways, numbers of Services,
     families and rounds; an idle control and a second run of the baseline are in each round.
