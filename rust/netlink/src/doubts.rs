@@ -393,7 +393,7 @@ const RTM_DELNEXTHOP: u16 = 105;
 const RTM_NEWNEXTHOPBUCKET: u16 = 116;
 const RTM_DELNEXTHOPBUCKET: u16 = 117;
 /// In a device's place: filters that several devices share (`TCM_IFINDEX_MAGIC_BLOCK`).
-const SHARED_BLOCK: u32 = u32::MAX;
+pub(crate) const SHARED_BLOCK: u32 = u32::MAX;
 /// Subsystem and kind (`linux/netfilter/nf_tables.h`).
 const NEW_GENERATION: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | libc::NFT_MSG_NEWGEN as u16;
 /// Bytes of messages that wait at a socket. A transaction of nf_tables has a message for each of

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, close, find, open};
+use crate::doubts::SHARED_BLOCK;
 use crate::exchange::Exchange;
 
 /// A device, and what tc does with its packets.
@@ -86,10 +87,13 @@ impl Links {
     fn has_filters(&mut self, device: u32, parent: u32) -> io::Result<bool> {
         let mut has_filters = false;
         self.dump(libc::RTM_GETTFILTER, device, parent, |kind, message| {
+            // Those of a block that devices share name it, in place of a device and a way.
+            let is_shared = u32_at(message, NETLINK_HEADER + 4) == Some(SHARED_BLOCK);
             // The kernel of a qdisc `ingress` has one list, and says so for both ways.
-            let is_there = u32_at(message, PARENT).is_some_and(|place| {
-                place == parent || parent == INGRESS && place == parent & MAJOR
-            });
+            let is_there = is_shared
+                || u32_at(message, PARENT).is_some_and(|place| {
+                    place == parent || parent == INGRESS && place == parent & MAJOR
+                });
             has_filters |= kind == libc::RTM_NEWTFILTER && is_there;
         })?;
         Ok(has_filters)
