@@ -425,15 +425,15 @@ def test_a_node_whose_node_is_deleted_stays_that_node(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("Mode: nftables\nipvs: {}", "Mode: there is no such field; the nearest is mode"),
+        ("Mode: nftables\nipvs: {}", "Mode: there is no such field; did you mean mode"),
         (
             "mode: nftables\niptables: {masqueradeall: true}",
-            "iptables.masqueradeall: there is no such field; the nearest is masqueradeAll",
+            "iptables.masqueradeall: there is no such field; did you mean masqueradeAll",
         ),
-        ("mode: ''\nclusterCidr: 10.0.0.0/8", "the nearest is clusterCIDR"),
+        ("mode: ''\nclusterCidr: 10.0.0.0/8", "did you mean clusterCIDR"),
         ("logging: {options: {text: {split: true}}}", "logging.options.text.split: "),
         ("logging: {vmodule: [{pattern: a, verbosity: 1}]}", "logging.vmodule[0].pattern: "),
-        ("conntrack: {max: 5}", "conntrack.max: there is no such field; the nearest is maxPerCore"),
+        ("conntrack: {max: 5}", "conntrack.max: there is no such field; did you mean maxPerCore"),
         ("mode: ''\nzzz: 1", "zzz: there is no such field"),
     ],
 )

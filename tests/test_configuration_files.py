@@ -81,7 +81,7 @@ def test_a_file_that_says_nothing_has_the_defaults(path: Path, content: bytes) -
         ("logging: {vmodule: [{filePattern: a, filePattern: b}]}", "the key 'filePattern' is"),
         ("1: a\n'1': b", "the key '1' is there twice"),
         ('{"conntrack": {"min": 1, "min": 2}}', "not JSON: the key 'min' is there twice"),
-        ("moed: nftables", ": moed: there is no such field; the nearest is mode"),
+        ("moed: nftables", ": moed: there is no such field; did you mean mode"),
         ("5: x", ": 5: there is no such field"),
         ("apiVersion: kubeproxy.config.k8s.io/v1alpha2", "v1alpha2' is not kubeproxy.config"),
         ("kind: [a]", "kind: ['a'] is not KubeProxyConfiguration"),

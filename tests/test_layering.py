@@ -77,13 +77,13 @@ PYTHON = {
     "port_rows": "model",
     "reference": "",
     "policy": "family field_docs model",
-    "sources": "_native family collector errors metrics model",
+    "sources": "_native family collector errors metrics model spelling",
     "engine_tables": "_native family policy words",
     "rules": "family field_docs _native commands errors model packets policy",
     "drivers": "_native errors field_docs rules words",
     "datapath": "family _native drivers errors model packets policy rules",
     "control": "family collector _native datapath engine_tables errors model policy",
-    "kubeproxy": "family errors model policy sources",
+    "kubeproxy": "family errors model policy sources spelling",
     "server": "family model policy",
     "metrics": "family _native model",
     "client": "errors",
@@ -93,19 +93,20 @@ PYTHON = {
     "doctor": "daemon datapath drivers errors extras rules",
     "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family field_docs "
-    "kubeproxy model packets playground policy reference rules sources",
+    "kubeproxy model packets playground policy reference rules sources spelling",
     "shadow": "family _native engine_tables model packets policy",
     "cli": "_native cli_words client counting daemon doctor drivers engine_tables errors explain "
     "extras family interrupt kubeproxy lab model packets playground policy port_rows rules shadow "
-    "sources version words",
+    "sources spelling version words",
     "cli_names": "sources",
     "cli_words": "cli_names",
     "session": "_native field_docs words",
+    "spelling": "",
     "words": "",
     "compat": "_native errors",
-    "loading": "_native engine_tables errors model policy sources",
+    "loading": "_native engine_tables errors model policy sources spelling",
     "__init__": "compat drivers family _native errors lab loading model packets session words",
-    "__main__": "cli cli_words errors extras interrupt version",
+    "__main__": "cli cli_words errors extras interrupt spelling version",
 }
 
 

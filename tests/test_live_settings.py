@@ -159,7 +159,7 @@ def test_the_rest_is_named_and_stays(running: Running, caplog: pytest.LogCapture
     [
         ("mode: [", "not YAML"),
         ("mode: best", "mode: 'best'"),
-        ("kbeNat: {maxFlow: 5}", "the nearest is maxFlows"),
+        ("kbeNat: {maxFlow: 5}", "did you mean maxFlows"),
     ],
 )
 def test_a_wrong_file_leaves_everything_in_force_until_it_is_right(
@@ -225,10 +225,10 @@ def test_a_file_that_is_away_for_a_moment_is_waited_for(
 def test_a_wrong_file_that_is_taken_away_has_not_become_right(
     running: Running,
 ) -> None:
-    with pytest.raises(FileError, match="nearest is mode"):
+    with pytest.raises(FileError, match="did you mean mode"):
         running.follow("mod: x")
     running.path.unlink()
-    with pytest.raises(FileError, match="nearest is mode"):
+    with pytest.raises(FileError, match="did you mean mode"):
         running.follow()
     running.follow(FILE.replace("rr", "sh"))
     running.path.unlink()

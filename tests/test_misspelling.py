@@ -88,6 +88,6 @@ def test_its_object_is_refused_and_others_are_not() -> None:
     bad, good = decode({"apiVersion": "v1", "kind": "List", "items": items}, "f")
     assert isinstance(bad, ObjectError)
     assert str(bad) == (
-        "f, items[0]: Service a: spec.selectr: there is no such field; is selector meant?"
+        "f, items[0]: Service a: spec.selectr: there is no such field; did you mean selector?"
     )
     assert not isinstance(good, ObjectError)

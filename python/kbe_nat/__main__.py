@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import click
+
 BAD_INPUT = 2
 NOT_FOUND = 1
 """As kubectl ends when an object is not there."""
@@ -76,9 +78,8 @@ def _verb(arguments: "Sequence[str]") -> int:
     try:
         code = app.main(arguments, prog_name="kbe-nat", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (click.MissingParameter, click.NoSuchOption) as error:
-        path = error.ctx.command_path if error.ctx else "kbe-nat"
-        return _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
+    except (click.MissingParameter, click.NoSuchCommand, click.NoSuchOption) as error:
+        return _complain(_usage_text(error))
     except click.ClickException as error:
         return _complain(error.format_message())
     except NotFoundError as error:
@@ -98,6 +99,23 @@ def _verb(arguments: "Sequence[str]") -> int:
         # click ends so with 1, which verbs that compare have for a difference, where the reader of
         # standard output is gone; it has seen to it that Python's flush at exit does not fail.
         return interrupt.BROKEN_PIPE
+
+
+def _usage_text(error: "click.UsageError") -> str:
+    """The words about a word that is missing or that there is none of, with a way on."""
+    import click
+
+    from kbe_nat.spelling import hint
+
+    way = ""
+    if isinstance(error, click.NoSuchOption):
+        way = hint(error.option_name, error.possibilities or ())
+    elif isinstance(error, click.NoSuchCommand):
+        way = hint(error.command_name, error.possibilities or ())
+    is_missing = isinstance(error, click.MissingParameter)
+    text = (error.format_message() if is_missing else error.message).rstrip(".")
+    path = error.ctx.command_path if error.ctx else "kbe-nat"
+    return f"{text}{way or f'; see {path} --help'}"
 
 
 def _complain(message: str) -> int:

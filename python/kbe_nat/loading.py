@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from kbe_nat._native import Engine, Limits, Snat, Timeouts
 from kbe_nat.errors import ArgumentError, FileError
 from kbe_nat.model import Strategy
+from kbe_nat.spelling import none_of
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -113,4 +114,4 @@ def _strategy(name: str) -> Strategy:
     try:
         return Strategy(name)
     except ValueError:
-        raise ArgumentError(f"strategy: {name!r} is none of {', '.join(Strategy)}") from None
+        raise ArgumentError(f"strategy: {none_of(name, Strategy)}") from None

@@ -103,10 +103,6 @@ def test_help_and_version(kbe: Ran) -> None:
         assert kbe(flag)[1].startswith("kbe-nat 0.")
 
 
-def test_a_verb_that_does_not_exist_is_answered_by_one_that_does(kbe: Ran) -> None:
-    assert "Did you mean 'proxy'?" in kbe("prxy")[2]
-
-
 def test_the_daemon_holds_no_module_that_it_does_not_use() -> None:
     program = (
         "import sys\n"

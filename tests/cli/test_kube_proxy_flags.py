@@ -180,10 +180,10 @@ def test_go_s_syntax(kbe: Ran, arguments: tuple[str, ...], path: str, value: Any
     [
         (
             ("--clustr-cidr=10.0.0.0/8",),
-            "--clustr-cidr: there is no such flag; the nearest is --clus",
+            "--clustr-cidr: there is no such flag; did you mean --clus",
         ),
-        (("--conntrack-max",), "the nearest is --conntrack-m"),
-        (("--max-flow", "5"), "the nearest is --max-flows"),
+        (("--conntrack-max",), "did you mean --conntrack-m"),
+        (("--max-flow", "5"), "did you mean --max-flows"),
         (("--masquerade-all=perhaps",), "--masquerade-all: 'perhaps' is neither true nor false"),
         (("--conntrack-min=many",), "--conntrack-min: 'many' is not an integer"),
         *(
@@ -307,8 +307,8 @@ def test_an_empty_address_switches_a_server_off(kbe: Ran, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{maxFlow: 5}", "kbeNat.maxFlow: there is no such option; the nearest is maxFlows"),
-        ("{max-flows: 5}", "kbeNat.max-flows: there is no such option; the nearest is maxFlows"),
+        ("{maxFlow: 5}", "kbeNat.maxFlow: there is no such option; did you mean maxFlows"),
+        ("{max-flows: 5}", "kbeNat.max-flows: there is no such option; did you mean maxFlows"),
         ("{maxFlows: many}", "kbeNat.maxFlows: expected int | null, got str"),
         ("{maxFlows: 0}", "kbeNat.maxFlows: 0 is less than 1"),
         ("{queues: 65}", "kbeNat.queues: 65 is more than 64"),

@@ -163,7 +163,7 @@ def test_what_is_missing_or_wrong_leads_to_the_help(ask: Ran) -> None:
     for words, said in (
         (("get",), "KIND is one of services (svc), endpoints (ep)"),
         (("get", "svc", "--wrong"), "--wrong"),
-        (("get", "flowz"), "'flowz' is none of services (svc)"),
+        (("get", "widgets"), "'widgets' is none of services (svc)"),
     ):
         code, out, err = ask(*words)
         assert (code, out, said in err) == (2, "", True), err

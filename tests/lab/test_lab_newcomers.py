@@ -91,7 +91,7 @@ def test_a_scenario_that_there_is_not_is_told_before_a_missing_flag(
     assert main(["lab", "run", "Node-lose"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("kbe-nat: Node-lose: is no file, and no scenario of the gallery: aff")
-    assert "; the nearest is node-loss" in err
+    assert "; did you mean node-loss" in err
     assert main(["lab", "run", "nothing.yaml"]) == 2
     assert capsys.readouterr().err == "kbe-nat: nothing.yaml: No such file or directory\n"
     assert main(["lab", "run", "scale-out"]) == 2

@@ -117,7 +117,7 @@ def test_a_file_that_changes_is_followed_without_loss(daemon: Daemon) -> None:
     assert in_force["kbeNat"]["limits"]["max_flows"] == 1000
     config.write_text("mode: nftables\nmod: 1")
     eventually(lambda: "the configuration stays as it was: " in daemon.log)
-    assert "mod: there is no such field; the nearest is mode" in daemon.log
+    assert "mod: there is no such field; did you mean mode" in daemon.log
     assert serves(daemon)
     config.write_text(LIVE.format(**changed, flows=1000))
     eventually(lambda: "the configuration is followed again" in daemon.log)

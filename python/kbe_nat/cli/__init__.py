@@ -78,7 +78,11 @@ class RootGroup(VerbGroup):
     """`kbe-nat` itself."""
 
     def __init__(self) -> None:
-        super().__init__("kbe-nat", "Kubernetes Services on a node, decided in userspace.")
+        super().__init__(
+            "kbe-nat",
+            "A Service proxy for Kubernetes nodes, in kube-proxy's place or beside it, that"
+            " explains, replays and compares its decisions.",
+        )
         self.epilog = (
             "The variable KBE_NAT_SOCKET stands for --socket, KBE_NAT_PLAYGROUND for --state."
         )
@@ -98,13 +102,19 @@ class RootGroup(VerbGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See click. Raises `UsageError` for no verb, with a hint where it is a kind of `get`."""
+        """See click. Raises `UsageError` for no verb, with a hint where it is a kind of `get`, or
+        nearly one.
+        """
         word = args[0]
         if word not in VERBS and not word.startswith("-"):
             from kbe_nat.cli.kinds import KIND_WORDS
+            from kbe_nat.spelling import hint, nearest
 
             if word.lower() in KIND_WORDS:
                 raise click.UsageError(f"{word} is a kind: kbe-nat get {word}", ctx)
+            kind = hint(word, KIND_WORDS, "kbe-nat get ")
+            if kind and not nearest(word, VERBS):
+                raise click.UsageError(f"No such command {word!r}{kind}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -28,6 +28,7 @@ from kbe_nat.errors import SettingError
 from kbe_nat.family import Family
 from kbe_nat.model import end_parts
 from kbe_nat.packets import NUMBERS
+from kbe_nat.spelling import none_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def parse_mask(text: str) -> tuple[str, ...]:
     words = text.split(",")
     for word in words:
         if word.upper() not in EVENTS:
-            raise ValueError(f"{word!r} is none of {', '.join(EVENTS)}")
+            raise ValueError(none_of(word, EVENTS))
     return tuple(event for word in words for event in EVENTS[word.upper()])
 
 
@@ -66,7 +67,7 @@ def parse_form(text: str) -> frozenset[str]:
     for word in sorted(words - {*FORMS}):
         if word in OTHER_FORMS:
             raise ValueError(f"{word}: {OTHER_FORMS[word]}")
-        raise ValueError(f"{word!r} is none of text, {', '.join(FORMS)}")
+        raise ValueError(none_of(word, ("text", *FORMS)))
     return words
 
 

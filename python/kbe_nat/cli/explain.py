@@ -51,6 +51,7 @@ from kbe_nat.model import Snapshot
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
 from kbe_nat.sources.address import split_address
+from kbe_nat.spelling import none_of
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,7 @@ def _question(packet: PacketDescription) -> FlowQuestion | None:
     try:
         protocol = convert(packet.protocol.lower(), Protocol) if packet.protocol else None
     except ValidationError:
-        raise SettingError(
-            "--proto", f"{packet.protocol!r} is none of {', '.join(wire.WITH_PORTS)}"
-        ) from None
+        raise SettingError("--proto", none_of(packet.protocol, wire.WITH_PORTS)) from None
     return FlowQuestion(packet.source, packet.destination, protocol, packet.interface)
 
 

@@ -12,6 +12,7 @@ from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
 from kbe_nat.model import end_parts, qualified
 from kbe_nat.packets import NUMBERS
+from kbe_nat.spelling import none_of
 
 
 def parse_range(text: str) -> str:
@@ -52,21 +53,21 @@ def parse_protocol(text: str) -> str:
     names = {str(number): name for name, number in NUMBERS.items()}
     name = names.get(text, text.lower())
     if name not in NUMBERS:
-        raise ValueError(f"{text!r} is none of {', '.join(NUMBERS)}")
+        raise ValueError(none_of(text, NUMBERS))
     return name
 
 
 def parse_state(text: str) -> str:
     """The name of a state. Raises ValueError."""
     if text.upper() not in STATES:
-        raise ValueError(f"{text!r} is none of {', '.join(STATES)}")
+        raise ValueError(none_of(text, STATES))
     return text.upper()
 
 
 def parse_family(text: str) -> Family:
     """A family of addresses. Raises ValueError."""
     if text not in FAMILIES:
-        raise ValueError(f"{text!r} is none of {', '.join(FAMILIES)}")
+        raise ValueError(none_of(text, FAMILIES))
     return FAMILIES[text]
 
 
@@ -87,7 +88,7 @@ def parse_status(text: str) -> tuple[str, ...]:
     words = text.split(",")
     for word in words:
         if word.upper() not in STATUS:
-            raise ValueError(f"{word!r} is none of {', '.join(STATUS)}")
+            raise ValueError(none_of(word, STATUS))
     return tuple(word.upper() for word in words)
 
 

@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, TypeAlias
+
+from kbe_nat.spelling import hint
 
 Values: TypeAlias = list[Any]
 Step: TypeAlias = Callable[[Values], Values]
@@ -83,10 +84,10 @@ def parse_path(text: str) -> Path:
 def nearest_field(text: str, fields: Iterable[str]) -> str:
     """Behind a path that leads nowhere: the field that may have been meant."""
     names = [name for name in _WORD.findall(text) if name not in ("items", *fields)]
-    lower = {name.lower(): name for name in fields}
+    fields = list(fields)
     for name in reversed(names):
-        if near := get_close_matches(name.lower(), lower):
-            return f"; did you mean .{lower[near[0]]}?"
+        if near := hint(name, fields, "."):
+            return near
     return "; -o json shows the fields"
 
 

@@ -11,6 +11,7 @@ import click
 from kbe_nat.cli.flags.flag import Argument
 from kbe_nat.errors import SettingError
 from kbe_nat.model import qualified
+from kbe_nat.spelling import hint
 
 ALIASES: Final = {
     "services": ("svc", "service"),
@@ -114,9 +115,9 @@ def _kind(word: str, kinds: Sequence[str], verb: str) -> str:
         assert kind
         return kind
     if kind is None:
-        raise SettingError(
-            "KIND", f"{word!r} is none of {_listed(kinds)}; see kbe-nat {verb} --help"
-        )
+        words = [each for known in kinds for each in (known, *ALIASES[known])]
+        way = hint(word, words) or f"; see kbe-nat {verb} --help"
+        raise SettingError("KIND", f"{word!r} is none of {_listed(kinds)}{way}")
     elsewhere = ELSEWHERE.get(kind, "")
     if verb == "describe" and kind != "pods":
         elsewhere = (

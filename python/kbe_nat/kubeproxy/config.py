@@ -5,7 +5,6 @@ Fields that nothing here follows are in `kbe_nat.kubeproxy.inapplicable`, the de
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, get_args
 
@@ -14,6 +13,7 @@ import msgspec
 from kbe_nat.errors import FileError
 from kbe_nat.kubeproxy.validation import violations
 from kbe_nat.sources.manifests.documents import TOO_DEEP, document, reason_and_path
+from kbe_nat.spelling import hint
 
 KIND: Final = "KubeProxyConfiguration"
 API_VERSION: Final = "kubeproxy.config.k8s.io/v1alpha1"
@@ -207,10 +207,7 @@ def unknown_name(name: str, names: Iterable[str], what: str, prefix: str = "") -
     """The words about a name that none of these is, with the nearest of them, as it is written
     behind the prefix.
     """
-    nearest = get_close_matches(name, by_case := {each.lower(): each for each in names}, 1)
-    nearest = nearest or get_close_matches(name.lower(), by_case, 1, 0.4)
-    hint = f"; the nearest is {prefix}{by_case[nearest[0]]}" if nearest else ""
-    return f"there is no such {what}{hint}"
+    return f"there is no such {what}{hint(name, names, prefix)}"
 
 
 def without_nulls(value: Any) -> Any:  # noqa: ANN401

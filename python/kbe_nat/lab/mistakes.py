@@ -12,14 +12,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, g
 import msgspec
 
 from kbe_nat.sources.manifests.documents import reason_and_path
+from kbe_nat.spelling import hint, none_of
 
 Mistake: TypeAlias = tuple[str, str]
 """The field's path, and the reason."""
-
-
-def none_of(word: object, words: Iterable[str]) -> str:
-    """The reason that is given for a word where only these may stand."""
-    return f"{word!r} is none of {', '.join(words)}"
 
 
 def mistakes(value: object, kind: Any, path: str = "") -> Iterator[Mistake]:  # noqa: ANN401
@@ -139,7 +135,7 @@ def _of_struct(
     tag = kind.__struct_config__.tag_field
     for name in value:
         if name not in fields and name != tag:
-            yield path, f"{name!r} is none of its fields: {', '.join(fields)}"
+            yield path, f"{name!r} is none of its fields: {', '.join(fields)}{hint(name, fields)}"
     for name, field in fields.items():
         if name in value:
             yield from mistakes(value[name], field.type, _joined(path, name))

@@ -6,7 +6,6 @@ once.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -16,7 +15,7 @@ from kbe_nat.errors import FileError, ScenarioError
 from kbe_nat.lab.fit import misfits
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.live.scenario import violations as live_violations
-from kbe_nat.lab.mistakes import Mistake, mistakes, none_of, without
+from kbe_nat.lab.mistakes import Mistake, mistakes, without
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.validation import violations
 from kbe_nat.lab.volume import excesses
@@ -26,6 +25,7 @@ from kbe_nat.sources.manifests.documents import (
     parse_documents,
 )
 from kbe_nat.sources.manifests.files import content, label
+from kbe_nat.spelling import hint, none_of
 
 OFFLINE: Final = "offline"
 LIVE: Final = "live"
@@ -59,9 +59,8 @@ def scenario_file(name: str | Path) -> Path:
         return entry
     if is_word and not path.exists():
         names = gallery()
-        near = get_close_matches(name.lower(), names, 3, 0.5)
-        hint = f"; the nearest is {' or '.join(near)}" if near else ""
-        reason = f"is no file, and no scenario of the gallery: {', '.join(names)}{hint}"
+        listed = ", ".join(names)
+        reason = f"is no file, and no scenario of the gallery: {listed}{hint(name, names)}"
         raise ScenarioError(name, "", reason)
     return path
 

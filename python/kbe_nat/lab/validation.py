@@ -6,7 +6,6 @@ from itertools import chain
 from typing import Final
 
 from kbe_nat._native import TIMEOUTS
-from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.scenario import (
     YEAR,
     Closed,
@@ -23,6 +22,7 @@ from kbe_nat.lab.scenario import (
     Uniform,
 )
 from kbe_nat.model import Strategy as EngineStrategy
+from kbe_nat.spelling import none_of
 
 LAB_STRATEGIES: Final = ("modulo", "jump", "anchor", "lcd")
 """Strategies that only the lab has."""

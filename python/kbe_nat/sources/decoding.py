@@ -92,7 +92,7 @@ def _object(
     except RecursionError:
         return ObjectError(origin, subject, "it contains itself, or is nested too deeply")
     for path, meant in misspellings(document, of):
-        return ObjectError(origin, subject, f"there is no such field; is {meant} meant?", path)
+        return ObjectError(origin, subject, f"there is no such field; did you mean {meant}?", path)
     return ParsedObject(origin, kind, value)
 
 

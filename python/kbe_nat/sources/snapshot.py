@@ -35,6 +35,7 @@ from kbe_nat.sources.objects import (
     name_of,
     namespace,
 )
+from kbe_nat.spelling import none_of
 
 
 class ConvertedSlice(Struct, frozen=True, gc=False):
@@ -324,9 +325,8 @@ def _strategy(text: str | None, notes: Notes) -> Strategy | None:
     try:
         return Strategy(text)
     except ValueError:
-        names = ", ".join(Strategy)
         path = f"metadata.annotations[{STRATEGY_ANNOTATION}]"
-        notes.add(path, f"{text[:40]!r} is none of {names}")
+        notes.add(path, none_of(text[:40], Strategy))
         return None
 
 
@@ -334,7 +334,7 @@ def _choice(text: str | None, notes: Notes) -> Choice | None:
     if text is None or text in list(Choice):
         return None if text is None else Choice(text)
     path = f"metadata.annotations[{CHOICE_ANNOTATION}]"
-    notes.add(path, f"{text[:40]!r} is none of {', '.join(Choice)}")
+    notes.add(path, none_of(text[:40], Choice))
     return None
 
 

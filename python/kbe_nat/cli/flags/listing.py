@@ -8,6 +8,7 @@ from typing import Final
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.jsonpath import Path, Template, parse_path
+from kbe_nat.spelling import none_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def parse_output(text: str, forms: Sequence[str]) -> Output:
             raise ValueError("jsonpath needs a template, such as jsonpath='{.items[*].name}'")
         return Output(form, Template(template))
     if text not in forms:
-        raise ValueError(f"{text!r} is none of {', '.join(forms)}, jsonpath=TEMPLATE")
+        raise ValueError(none_of(text, (*forms, "jsonpath=TEMPLATE")))
     return Output(form)
 
 

@@ -13,6 +13,7 @@ from kbe_nat.kubeproxy.bind_address import HEALTH_PORT, METRICS_PORT, parse_bind
 from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.rules.slots import MAX_SLOTS
 from kbe_nat.sources.address import parse_range
+from kbe_nat.spelling import none_of
 
 
 def parse_bit(text: str) -> int:
@@ -46,7 +47,7 @@ def parse_datapath(text: str) -> DatapathKind | None:
     if text == AUTO:
         return None
     if text not in list(DatapathKind):
-        raise ValueError(f"{text!r} is none of {', '.join((AUTO, *DatapathKind))}")
+        raise ValueError(none_of(text, (AUTO, *DatapathKind)))
     return DatapathKind(text)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, Union, get_args, get_origin
 import click
 
 from kbe_nat.kubeproxy.duration import SECOND, nanoseconds
+from kbe_nat.spelling import none_of
 
 
 class Number(click.ParamType[Any]):
@@ -95,6 +96,10 @@ class Word(click.Choice[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401
         """See click."""
         return self._kind(super().convert(str(value), param, ctx))
+
+    def get_invalid_choice_message(self, value: Any, ctx: Any) -> str:  # noqa: ANN401
+        """See click."""
+        return none_of(value, self.choices)
 
 
 def without_none(kind: Any) -> Any:  # noqa: ANN401

@@ -18,10 +18,10 @@ from kbe_nat.lab.live.results import LiveResult
 from kbe_nat.lab.live.scenario import AnyMeasure, LiveScenario
 from kbe_nat.lab.live.ways import WAYS
 from kbe_nat.lab.live.ways.way import Way
-from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.tables import Row
 from kbe_nat.model import Snapshot
 from kbe_nat.playground.signals import Interruptions
+from kbe_nat.spelling import none_of
 
 
 def skipped_ways(scenario: LiveScenario) -> dict[str, str]:

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from kbe_nat.field_docs import documented
-from kbe_nat.lab.mistakes import none_of
 from kbe_nat.lab.scenario import Name, Positive
+from kbe_nat.spelling import none_of
 
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=3600)]
 Rate: TypeAlias = Annotated[float, Meta(ge=1, le=1e9)]
