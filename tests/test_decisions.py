@@ -155,7 +155,7 @@ def test_the_command_prints_a_table_and_rows(
     assert code == 0
     served, refused = out.splitlines()[-2:]
     assert "10.0.2.15:49152" in served and "10.0.0.1:9876" in served and "random" in served
-    assert "reject: no-endpoints" in refused and "default/web" in refused
+    assert "reject:no-endpoints" in refused and "default/web" in refused
     code, out, _ = kbe("decisions", "--socket", path, "--verdict", "reject", "-o", "json")
     (row,) = json.loads(out)["items"]
     assert (code, row["verdict"], row["cause"]) == (0, DecisionAction.REJECT, "no-endpoints")

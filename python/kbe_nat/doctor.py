@@ -104,7 +104,7 @@ def _settings() -> Iterator[Check]:
         "clients on the wire are not served: set it to 1",
     )
     yield _setting(
-        "byte counters",
+        "byte-counters",
         ACCOUNTING,
         "1",
         "conntrack counts the bytes of each flow",
@@ -170,15 +170,15 @@ def _daemon() -> tuple[Check, Check]:
         rules = present(Commands())
     except KbeNatError as error:
         refusal = Check("daemon", State.NOTE, str(error))
-        return refusal, msgspec.structs.replace(refusal, name="our rules")
+        return refusal, msgspec.structs.replace(refusal, name="our-rules")
     runs = Check("daemon", State.OK, f"{'a' if is_running else 'no'} kbe-nat proxy runs here")
     if not rules:
-        return runs, Check("our rules", State.OK, "none are in the kernel")
+        return runs, Check("our-rules", State.OK, "none are in the kernel")
     finding = f"in the kernel: {', '.join(rules)}"
     if is_running:
-        return runs, Check("our rules", State.OK, finding)
+        return runs, Check("our-rules", State.OK, finding)
     remedy = "start kbe-nat proxy, or take them away by kbe-nat proxy --cleanup"
-    return runs, Check("our rules", State.NOTE, f"{finding}, and no daemon listens", remedy)
+    return runs, Check("our-rules", State.NOTE, f"{finding}, and no daemon listens", remedy)
 
 
 def _queue() -> Check:
@@ -190,10 +190,10 @@ def _queue() -> Check:
             if "another process" in str(error):
                 continue
             return Check(
-                "packet queues", State.FAILED, str(error), "the module nfnetlink_queue is needed"
+                "packet-queues", State.FAILED, str(error), "the module nfnetlink_queue is needed"
             )
-        return Check("packet queues", State.OK, "the kernel has them")
-    return Check("packet queues", State.OK, "the kernel has them, and others use them")
+        return Check("packet-queues", State.OK, "the kernel has them")
+    return Check("packet-queues", State.OK, "the kernel has them, and others use them")
 
 
 def _datapath() -> Check:
@@ -229,18 +229,18 @@ def _flow_cache() -> Check:
     refusal = cache_refusal()
     if refusal:
         return Check(
-            "flow cache", State.NOTE, refusal, "without it --datapath auto takes first-packet"
+            "flow-cache", State.NOTE, refusal, "without it --datapath auto takes first-packet"
         )
     try:
         left_out = uncached_devices()
     except FlowCacheError as error:
-        return Check("flow cache", State.NOTE, f"devices cannot be listed: {error}")
+        return Check("flow-cache", State.NOTE, f"devices cannot be listed: {error}")
     finding = "the kernel can have one, for the datapath cached"
     if not left_out:
-        return Check("flow cache", State.OK, finding)
+        return Check("flow-cache", State.OK, finding)
     more = f", and at {len(left_out) - MOST_PLACES} more" * (len(left_out) > MOST_PLACES)
     return Check(
-        "flow cache",
+        "flow-cache",
         State.NOTE,
         f"{finding}, but not at {'; '.join(left_out[:MOST_PLACES])}{more}",
         "packets of these devices go the kernel's way; nothing need be done",
@@ -276,9 +276,9 @@ def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
     """Other programs that have a say in the same packets."""
     others = neighbours(surroundings)
     for name, signs, remedy in others:
-        yield Check("other proxies", State.NOTE, f"{name} is here: {', '.join(signs)}", remedy)
+        yield Check("other-proxies", State.NOTE, f"{name} is here: {', '.join(signs)}", remedy)
     if not others:
-        yield Check("other proxies", State.OK, "no CNI that translates Services is known here")
+        yield Check("other-proxies", State.OK, "no CNI that translates Services is known here")
     writers = mark_writers(surroundings, Marks())
     yield Check(
         "marks",
@@ -296,7 +296,7 @@ def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
     }
     number, users = next(iter(users_by_queue.items()), (numbers[0], []))
     yield Check(
-        "queue number",
+        "queue-number",
         State.NOTE if users else State.OK,
         f"rules of others send packets to queue {number}: {', '.join(users[:MOST_PLACES])}"
         if users
@@ -305,7 +305,7 @@ def _neighbours(surroundings: Surroundings) -> Iterator[Check]:
     )
     devices = surroundings.with_programs
     yield Check(
-        "programs at devices",
+        "programs-at-devices",
         State.NOTE if devices else State.OK,
         f"BPF sees packets ahead of rules at {', '.join(devices[:MOST_PLACES])}"
         if devices
@@ -356,10 +356,10 @@ MOST_PLACES: Final = 3
 _RULE_LISTS: Final = ("iptables-save", "ip6tables-save", "nft")
 READERS: Final = {
     "kube-proxy": _RULE_LISTS,
-    "other proxies": ("ip", *_RULE_LISTS, "/sys/fs/bpf"),
+    "other-proxies": ("ip", *_RULE_LISTS, "/sys/fs/bpf"),
     "marks": _RULE_LISTS,
-    "queue number": _RULE_LISTS,
-    "programs at devices": ("ip", "tc"),
+    "queue-number": _RULE_LISTS,
+    "programs-at-devices": ("ip", "tc"),
 }
 """What a check is read from, by the names of `Surroundings.unread`."""
 LARGEST_SUPER_PACKET: Final = 65_536

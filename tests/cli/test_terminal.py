@@ -272,9 +272,9 @@ def test_several_backends_are_drained_at_once(ask: Ran) -> None:
         0,
         "10.0.0.1:9876: 3 connections left after 0 s\ndefault/web: 3 connections left after 0 s\n",
     )
-    assert "1, 1 draining" in ask("get", "svc")[1], "the list says so"
+    assert "1,1-draining" in ask("get", "svc")[1], "the list says so"
     assert ask.json("get", "svc", "web")["draining"] == 1
-    assert "1, 1 draining" not in ask("get", "svc", "--no-headers", "-o", "name")[1]
+    assert "1,1-draining" not in ask("get", "svc", "--no-headers", "-o", "name")[1]
 
 
 def test_a_drain_is_undone_once(ask: Ran) -> None:

@@ -39,10 +39,10 @@ def test_it_says_what_works_and_leaves_nothing(node: Namespace) -> None:
     before = node.call("nft", "list", "ruleset")
     code, checks = asked(node)
     assert code == 0
-    assert {"kernel", "privilege", "packet queues", "rules", "datapath"} <= checks.keys()
-    assert {checks[name]["state"] for name in ("privilege", "packet queues", "rules")} == {"ok"}
+    assert {"kernel", "privilege", "packet-queues", "rules", "datapath"} <= checks.keys()
+    assert {checks[name]["state"] for name in ("privilege", "packet-queues", "rules")} == {"ok"}
     assert checks["datapath"]["found"].startswith("cached: the kernel has nft NAT maps")
-    assert checks["flow cache"]["state"] == "ok"
+    assert checks["flow-cache"]["state"] == "ok"
     assert node.call("nft", "list", "ruleset") == before
 
 
@@ -52,7 +52,7 @@ def test_devices_that_the_cache_leaves_out_are_named_with_the_reason(node: Names
     node.call("tc", "qdisc", "add", "dev", "v0", "clsact")
     words = ("dev", "v0", "ingress", "protocol", "ip", "u32", "match", "u32", "0", "0")
     node.call("tc", "filter", "add", *words, "classid", "1:1")
-    row = asked(node)[1]["flow cache"]
+    row = asked(node)[1]["flow-cache"]
     assert row["state"] == "note"
     assert "v0: filters of tc look at what comes in by it" in row["found"]
     assert "t0: its packets have no Ethernet header" in row["found"]
@@ -64,17 +64,17 @@ def test_settings_are_those_of_this_node(node: Namespace) -> None:
         node.write("/proc/sys/net/ipv4/ip_forward", value)
         node.write("/proc/sys/net/netfilter/nf_conntrack_acct", value)
         _, checks = asked(node)
-        assert [checks[name]["state"] for name in ("forwarding", "byte counters")] == [state, state]
+        assert [checks[name]["state"] for name in ("forwarding", "byte-counters")] == [state, state]
         assert bool(checks["forwarding"]["remedy"]) == (state == "note")
 
 
 def test_what_cannot_be_read_is_not_said_to_be_fine(node: Namespace) -> None:
     node.call("iptables", "-t", "nat", "-N", "KUBE-SERVICES")
     node.call("iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "MARK", "--set-mark", "0xffff")
-    rules = ("kube-proxy", "marks", "queue number", "other proxies")
+    rules = ("kube-proxy", "marks", "queue-number", "other-proxies")
     _, checks = asked(node)
     assert [checks[name]["state"] for name in rules[:2]] == ["note", "note"]
-    assert checks["queue number"]["state"] == "ok"
+    assert checks["queue-number"]["state"] == "ok"
     _, checks = asked(node, "setpriv", "--bounding-set=-all", "--inh-caps=-all")
     for name in rules:
         assert checks[name]["state"] == "note", name
@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_not_said_to_be_fine(node: Namespace) -> None:
         assert found.startswith("not known: iptables-save, ip6tables-save, nft"), name
         assert checks[name]["remedy"] == "ask again with the privilege", name
     # Everybody may list devices and what tc has at them.
-    assert checks["programs at devices"]["state"] == "ok"
+    assert checks["programs-at-devices"]["state"] == "ok"
 
 
 def test_what_is_missing_is_named(node: Namespace) -> None:
@@ -94,8 +94,8 @@ def test_what_is_missing_is_named(node: Namespace) -> None:
         "found": "no CAP_NET_ADMIN",
         "remedy": "run as root, or give it this capability",
     }
-    assert "CAP_NET_ADMIN" in checks["packet queues"]["found"]
-    assert checks["packet queues"]["remedy"] == "ask again with the privilege"
+    assert "CAP_NET_ADMIN" in checks["packet-queues"]["found"]
+    assert checks["packet-queues"]["remedy"] == "ask again with the privilege"
     code, checks = asked(node, "env", "PATH=/nowhere")
     assert code == 1
     assert checks["commands"]["found"].startswith("iptables, ")
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named(node: Namespace) -> None:
 def test_people_get_a_table(node: Namespace) -> None:
     text = node.call(*COMMAND)
     assert text.splitlines()[0].split()[:3] == ["check", "state", "found,"]
-    assert "packet queues" in text
+    assert "packet-queues" in text
 
 
 def test_f140_devices_that_make_packets_of_more_than_64_kb_are_named(node: Namespace) -> None:
@@ -167,15 +167,15 @@ COMMIT
 """
 NEIGHBOURS = [
     # Rules, devices, the check, and what it says.
-    (CALICO, ("cali0123456789a",), "other proxies", "Calico is here: device cali0123456789a"),
+    (CALICO, ("cali0123456789a",), "other-proxies", "Calico is here: device cali0123456789a"),
     (CALICO, (), "marks", "mangle cali-PREROUTING writes 0x10000 of ours"),
-    (CALICO_NFT, (), "other proxies", "Calico is here: rules calico"),
+    (CALICO_NFT, (), "other-proxies", "Calico is here: rules calico"),
     (CALICO_NFT, (), "marks", "ip calico mangle-PREROUTING writes 0x20000 of ours"),
-    ("", ("bpfin.cali",), "other proxies", "Calico's eBPF data plane is here: device bpfin.cali"),
-    (CILIUM, ("cilium_host",), "other proxies", "Cilium is here: device cilium_host, rules CILIUM"),
-    (ROUTER, ("kube-dummy-if",), "other proxies", "kube-router is here: device kube-dummy-if"),
-    ("", ("kube-ipvs0",), "other proxies", "kube-proxy in ipvs mode is here: device kube-ipvs0"),
-    (QUEUED, (), "queue number", "rules of others send packets to queue 100: filter SURICATA"),
+    ("", ("bpfin.cali",), "other-proxies", "Calico's eBPF data plane is here: device bpfin.cali"),
+    (CILIUM, ("cilium_host",), "other-proxies", "Cilium is here: device cilium_host, rules CILIUM"),
+    (ROUTER, ("kube-dummy-if",), "other-proxies", "kube-router is here: device kube-dummy-if"),
+    ("", ("kube-ipvs0",), "other-proxies", "kube-proxy in ipvs mode is here: device kube-ipvs0"),
+    (QUEUED, (), "queue-number", "rules of others send packets to queue 100: filter SURICATA"),
 ]
 
 

@@ -289,7 +289,7 @@ def test_no_endpoint_is_claimed_for_what_the_kernel_will_draw(
     headline, _, rest = text.partition("\n")
     assert f"is sent to one of 2 endpoints, which the kernel draws ({', '.join(pods)})" in headline
     assert "the kernel chooses for new connections here" in rest
-    for claim in ("for this packet", "strategy", "number in the packet's mark", "KUBE-SEP"):
+    for claim in ("  chosen", "strategy", "number in the packet's mark", "KUBE-SEP"):
         assert claim not in text, claim
     assert "by its own rules, without a mark" in " ".join(text.split())
     told = json.loads(explained(40000, "-o", "json"))

@@ -261,7 +261,7 @@ def diagnosed(daemon: Daemon) -> tuple[str, str, str]:
     """What doctor says of the daemon, and of rules that are in force."""
     checks = json.loads(daemon.cluster.node.call(*COMMAND, "doctor", "-o", "json"))["items"]
     rows = {check["name"]: check for check in checks}
-    return rows["daemon"]["found"], rows["our rules"]["state"], rows["our rules"]["found"]
+    return rows["daemon"]["found"], rows["our-rules"]["state"], rows["our-rules"]["found"]
 
 
 def repairs(daemon: Daemon) -> int:

@@ -109,27 +109,29 @@ class Comparison(OriginalPackets):
             return [f"None of {counted(flows, 'flow')} would fare differently."]
         counts = table("Flows that would fare differently", "service", *CHANGES, right=len(CHANGES))
         for service, numbers in self._counts().items():
-            counts.add_row(
-                service or "(no service)", *(str(numbers.get(change, 0)) for change in CHANGES)
-            )
+            figures = [str(numbers.get(change, 0)) for change in CHANGES]
+            counts.add_row(service or "<none>", *figures)
         title = f"The first {LISTED} of them" if changed > LISTED else "Which ones"
         listed = table(
             title,
             "service",
+            "protocol",
             "client",
             "frontend",
             "before",
             "after",
-            spare=("service", "frontend"),
+            spare=("protocol", "service", "frontend"),
             is_wrapped=True,
         )
         for row in list(self.differences.values())[:LISTED]:
             listed.add_row(
                 row.service or "<none>",
+                row.protocol,
                 row.client,
-                f"{row.protocol} {row.frontend}",
-                row.before,
-                row.after,
+                row.frontend,
+                # A refusal and its cause are one word, as in lists of decisions.
+                row.before.replace(": ", ":"),
+                row.after.replace(": ", ":"),
             )
         return [
             f"{changed} of {counted(flows, 'flow')} would fare differently.",

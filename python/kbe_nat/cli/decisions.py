@@ -148,14 +148,14 @@ def _cell(place: int, row: DecisionRow) -> str:
 
 def cells(row: DecisionRow) -> list[str]:
     """A decision as text, by column."""
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.time))
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(row.time))
     return [
         f"{moment}.{int(row.time % 1 * 10)}",
         row.protocol,
         row.client,
         row.frontend,
         row.service or "-",
-        row.backend or f"{row.verdict}: {row.cause}",
+        row.backend or f"{row.verdict}:{row.cause}",
         row.choice or "-",
         "-" if row.endpoint_count is None else str(row.endpoint_count),
     ]

@@ -331,18 +331,18 @@ def _endpoint_tables(verdict: VerdictRow) -> list[Any]:
         masqueraded = verdict.destinations if verdict.masquerade is True else []
         if verdict.masquerade == MIXED:
             masqueraded = verdict.masqueraded or []
-        titles = ("endpoint", "source is masqueraded", *(["chosen"] if verdict.backend else []))
+        titles = ("endpoint", "masqueraded", *(["chosen"] if verdict.backend else []))
         candidates = table("Who may serve it", *titles)
         for endpoint in verdict.destinations:
-            mark = "for this packet" if endpoint == verdict.backend else ""
-            cells = (endpoint, "yes" if endpoint in masqueraded else "no", mark)
+            facts = (endpoint in masqueraded, endpoint == verdict.backend)
+            cells = (endpoint, *("yes" if fact else "no" for fact in facts))
             candidates.add_row(*cells[: len(titles)])
         parts += ["", candidates]
     if verdict.refused:
         refused = table(
             "Who would serve it, but is another Service's frontend",
             "endpoint",
-            "verdict there",
+            "verdict",
             "why",
             is_wrapped=True,
         )

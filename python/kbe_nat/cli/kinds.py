@@ -115,7 +115,7 @@ def _kind(word: str, kinds: Sequence[str], verb: str) -> str:
         assert kind
         return kind
     if kind is None:
-        words = [each for known in kinds for each in (known, *ALIASES[known])]
+        words = [each for name in kinds for each in (name, *ALIASES[name])]
         way = hint(word, words) or f"; see kbe-nat {verb} --help"
         raise SettingError("KIND", f"{word!r} is none of {_listed(kinds)}{way}")
     elsewhere = ELSEWHERE.get(kind, "")

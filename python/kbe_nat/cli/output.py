@@ -157,7 +157,7 @@ def connect(times: Quantiles | None) -> list[str]:
     if times is None:
         return ["-"] * 2
     milliseconds = [each * 1000 for each in (times.p50, times.p99)]
-    return [f"{each:.0f} ms" if each >= 10 else f"{each:.2g} ms" for each in milliseconds]
+    return [f"{each:.0f}ms" if each >= 10 else f"{each:.2g}ms" for each in milliseconds]
 
 
 UNCOUNTED: Final = (

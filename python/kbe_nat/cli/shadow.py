@@ -271,7 +271,7 @@ def _summarise(comparison: Shadow, output: Output) -> None:
         return
     rows_table = table("Flows", "service", "outcome", "flows", right=1)
     for (service, outcome), count in sorted(comparison.counts.items()):
-        rows_table.add_row(service or "(none)", str(outcome), str(count))
+        rows_table.add_row(service or "<none>", str(outcome), str(count))
     agreed = sum(
         count for (_, outcome), count in comparison.counts.items() if outcome is Outcome.AGREED
     )

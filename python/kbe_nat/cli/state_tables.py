@@ -15,13 +15,13 @@ from kbe_nat.kubeproxy.duration import SECOND, go_duration
 
 def stats_tables(stats: StatsRow) -> list[Any]:
     """All counters."""
-    sizes = table("Tables", "what", "number", right=1)
+    sizes = table("Tables", "counter", "value", right=1)
     for name in ("entries", "assured", "affinities", "expired", "evicted", "truncated"):
         sizes.add_row(TABLE_WORDS.get(name, name), str(getattr(stats, name)))
-    sizes.add_row("leased ports", str(stats.leased_ports))
-    of_limit = f"{stats.most_leased_ports} of {stats.leasable_ports}"
-    sizes.add_row("leased ports of one backend, at most", of_limit)
-    causes = table("Packets", "cause", "number", right=1)
+    sizes.add_row("leased-ports", str(stats.leased_ports))
+    sizes.add_row("leased-ports-of-one-backend", str(stats.most_leased_ports))
+    sizes.add_row("leasable-ports-of-one-backend", str(stats.leasable_ports))
+    causes = table("Packets", "cause", "value", right=1)
     for cause, number in stats.causes.items():
         causes.add_row(cause, str(number))
     queues = table(
@@ -36,7 +36,7 @@ def stats_tables(stats: StatsRow) -> list[Any]:
     for queue in stats.queues:
         fields = ("number", "waiting", "packets", "queue_dropped", "socket_dropped")
         queues.add_row(*(str(getattr(queue, name)) for name in fields))
-    kernel = table("The kernel's flows", "what", "number", right=1)
+    kernel = table("The kernel's flows", "counter", "value", right=1)
     for name, number in stats.kernel.items():
         kernel.add_row(name, str(number))
     devices = table("Devices without the cache", "device", "because")
@@ -48,11 +48,11 @@ def stats_tables(stats: StatsRow) -> list[Any]:
 
 def status_tables(status: StatusRow) -> list[Any]:
     """The status, the paths of files, and how far watches of the API server are."""
-    rows_table = table("", "what", "how", is_wrapped=True)
+    rows_table = table("", "field", "value", is_wrapped=True)
     for name, value in msgspec.to_builtins(status).items():
         if name not in ("files", "watches"):
             value = go_duration(value * SECOND) if name == "seconds" else value
-            rows_table.add_row(STATUS_WORDS.get(name, name.replace("_", " ")), _words(value))
+            rows_table.add_row(STATUS_WORDS.get(name, name.replace("_", "-")), _words(value))
     parts: list[Any] = [rows_table]
     parts += ["", _file_table(status.files)] if status.files else []
     parts += ["", _watch_table(status.watches)] if status.watches else []
@@ -64,14 +64,14 @@ def _file_table(files: Iterable[FileSourceRow]) -> Table:
     file_table = table("Files", *FILES, right=len(FILES) - 1, spare=FILES[1:3])
     for each in files:
         counts = (each.files, each.objects, each.refused, each.unread)
-        file_table.add_row(each.path, *map(str, counts), _ago(each.changed))
+        file_table.add_row(each.path, *map(str, counts), _duration_since(each.changed))
     return file_table
 
 
-def _ago(moment: float) -> str:
-    """How long ago, in whole seconds; a dash for what has never been."""
+def _duration_since(moment: float) -> str:
+    """In whole seconds; a dash for what has never been."""
     seconds = max(0, round(time.time() - moment))
-    return f"{go_duration(seconds * SECOND)} ago" if moment else "-"
+    return go_duration(seconds * SECOND) if moment else "-"
 
 
 def _watch_table(watches: Iterable[WatchRow]) -> Table:
@@ -100,9 +100,9 @@ def _words(value: object) -> str:
     return str(value)
 
 
-STATUS_WORDS: Final = {"seconds": "running for"}
-TABLE_WORDS: Final = {"entries": "flow entries"}
-FILES: Final = ("path", "files", "objects", "refused", "unread", "changed")
+STATUS_WORDS: Final = {"seconds": "running-for"}
+TABLE_WORDS: Final = {"entries": "flow-entries"}
+FILES: Final = ("path", "files", "objects", "refused", "unread", "unchanged-for")
 WATCH: Final = (
     "resource",
     "phase",

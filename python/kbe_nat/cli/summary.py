@@ -117,22 +117,22 @@ def tables(result: ReplayRow) -> list[Any]:
         "backend",
         "flows",
         "packets",
-        "packets back",
+        "packets-back",
         "bytes",
-        "bytes back",
+        "bytes-back",
         right=5,
-        spare=("bytes back", "bytes", "packets back", "packets"),
+        spare=("bytes-back", "bytes", "packets-back", "packets"),
     )
     refused = table("Refused", "service", "cause", "packets", right=1)
     for service in result.services:
-        carried.add_row(service.service, "", *_numbers(service))
+        carried.add_row(service.service, "<all>", *_numbers(service))
         for backend in service.backends:
-            carried.add_row("", backend.backend, *_numbers(backend))
+            carried.add_row(service.service, backend.backend, *_numbers(backend))
         for cause, packets in service.refused.items():
             refused.add_row(service.service, cause, str(packets))
     for cause, packets in result.refused_without_service.items():
-        refused.add_row("(no service)", cause, str(packets))
-    unread = table("Not read, left alone", "frames of link type", "frames", right=1)
+        refused.add_row("<none>", cause, str(packets))
+    unread = table("Not read, left alone", "link-type", "frames", right=1)
     for number, frames in result.unread_link_types.items():
         unread.add_row(number, str(frames))
     parts = [title, "", carried]

@@ -29,12 +29,12 @@ def place_text(frontend: FrontendRow) -> str:
 
 
 def _addresses(row: ServiceRow, *kinds: str) -> str:
-    """The first address of these kinds, and how many more there are."""
+    """The first address of these kinds, and how many more there are, without a blank."""
     addresses = [each.address for each in row.frontends if each.kind in kinds and each.address]
     if not addresses:
         return "<none>"
     more = len(addresses) - 1
-    return f"{addresses[0]} +{more} more" if more else addresses[0]
+    return f"{addresses[0]},+{more}-more" if more else addresses[0]
 
 
 def _ports(row: ServiceRow) -> str:
@@ -44,9 +44,14 @@ def _ports(row: ServiceRow) -> str:
     return f"{''.join(ports)}/{row.protocol.upper()}"
 
 
+def _frontends(row: ServiceRow) -> str:
+    """All of them, each as KIND:ADDRESS:PORT, without a blank."""
+    return ",".join(f"{each.kind}:{place_text(each)}" for each in row.frontends)
+
+
 def _endpoints(row: ServiceRow) -> str:
     """How many there are, and how many of them get no new connections."""
-    return f"{row.backends}, {row.draining} draining" if row.draining else str(row.backends)
+    return f"{row.backends},{row.draining}-draining" if row.draining else str(row.backends)
 
 
 def labels_text(row: ServiceRow) -> str:
@@ -64,7 +69,7 @@ def _mark(row: FlowRow) -> str:
 
 
 def _seconds(value: int | None) -> str:
-    return "<none>" if value is None else f"{value} s"
+    return "<none>" if value is None else f"{value}s"
 
 
 TRAFFIC: Final = tuple(
@@ -92,7 +97,7 @@ SERVICES: Final = Listing[ServiceRow](
         *TRAFFIC,
         *CONNECT,
         Column("refused", lambda row: sum(row.refused.values()), is_wide=True),
-        Column("frontends", lambda row: ", ".join(map(frontend_text, row.frontends)), is_wide=True),
+        Column("frontends", lambda row: _frontends(row), is_wide=True),
     ),
     lambda row: f"service/{row.service}",
     spare=("external-ip", "strategy", "type", "flows", "active", "endpoints"),
@@ -150,8 +155,8 @@ FLOWS: Final = Listing[FlowRow](
         Column("frontend", lambda row: row.destination),
         Column("backend", lambda row: row.reply_source),
         Column("service", lambda row: row.service),
-        Column("timeout", lambda row: f"{row.timeout} s", is_clock=True),
-        Column("age", lambda row: f"{row.age} s", is_wide=True, is_clock=True),
+        Column("timeout", lambda row: f"{row.timeout}s", is_clock=True),
+        Column("age", lambda row: f"{row.age}s", is_wide=True, is_clock=True),
         Column("reply-to", lambda row: row.reply_destination, is_wide=True),
         Column("mark", _mark, is_wide=True),
         *TRAFFIC,
