@@ -2,6 +2,7 @@
 
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cached import TABLE, await_backend, cached_node, counters
-from harness.clients import FAMILIES, PORT, Clients, endpoints, service
+from harness.cached import TABLE, await_backend, cached_node, counters, serve
+from harness.clients import FAMILIES, NAMES, PORT, VIPS, Clients, endpoints, service
 from harness.daemons import Daemon
 from harness.programs import PUSHER
 from harness.stage import OFFLOADING_DATAPATHS, served
@@ -23,7 +24,7 @@ PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 PUSHED = {Family.IPV4: "172.30.0.57", Family.IPV6: "fd00:30::57"}
 POD_END = {Family.IPV4: "172.17.0.3", Family.IPV6: "[fd00:17::3]"}
-COUNT = 200
+COUNT, FEW = 200, 64
 
 
 @pytest.fixture
@@ -111,6 +112,47 @@ def test_f139_flows_go_on_whose_entries_others_delete_while_the_endpoint_talks(
         entries = tuples(daemon, family)
         assert len(entries) == COUNT
         assert all(source == answered for source, answered in entries), "each keeps its port"
+
+
+@OFFLOADING_DATAPATHS
+@FAMILIES
+def test_f139_datagrams_that_are_quicker_than_the_event_stay_at_their_endpoint(
+    daemon: Daemon, family: Family
+) -> None:
+    serve(daemon, "a", "b")
+    for name in "ab":
+        address = NAMES[name][family]
+        await_backend(daemon, f"[{address}]:9953" if family == Family.IPV6 else f"{address}:9953")
+    command = ("conntrack", "-D", "-p", "udp", "-f", f"ipv{family}", "-d", VIPS[family])
+    with Clients(daemon.cluster, family, FEW) as clients:
+        before = dict(zip(clients.sockets, clients.asked(), strict=True))
+        assert set(before.values()) == {"a", "b"}
+        heard: dict[socket.socket, set[str]] = {client: set() for client in before}
+        over = threading.Event()
+        for client in before:
+            client.setblocking(False)
+
+        def hurry() -> None:
+            # As quick as can be: each deletion meets datagrams on their way.
+            while not over.is_set():
+                for client in before:
+                    with suppress(OSError):
+                        client.send(b"hurry\n")
+                    with suppress(OSError):
+                        while answer := client.recv(100):
+                            heard[client].add(answer.partition(b" ")[0].decode())
+
+        thread = threading.Thread(target=hurry)
+        thread.start()
+        try:
+            for _ in range(5):
+                forgotten = counters(daemon)["flows-forgotten"]
+                daemon.cluster.node.call(*command)
+                eventually(partial(has_forgotten, daemon, forgotten + FEW // 2))
+        finally:
+            over.set()
+            thread.join()
+        assert heard == {client: {name} for client, name in before.items()}
 
 
 @FAMILIES

@@ -245,6 +245,44 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
 }
 
 #[test]
+fn f139_a_datagram_that_is_quicker_than_the_event_goes_where_its_flow_went() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = family.client(1, 1000);
+        let backend = family.backend(1);
+        let flow =
+            KernelFlow { timeout: Some(20), ..kernel_flow(Protocol::UDP, client, family, backend) };
+        let datagram = || udp(client, family.vip(), b"x");
+        for _ in 0..20 {
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+            // Datagrams that were queued together with the first one prove nothing.
+            scene.pass(15.0);
+            assert_eq!(scene.translate(datagram()).1, backend, "no event has come");
+            // The event comes after all, and the kernel has the flow again.
+            scene.engine.note_end(scene.now, &KernelFlow { is_replied: true, ..flow });
+        }
+        let mut backends = std::collections::HashSet::new();
+        for _ in 0..40 {
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+            scene.pass(25.0);
+            backends.insert(scene.translate(datagram()).1);
+            scene.engine.delete_flows(&Filter::default());
+        }
+        assert!(backends.len() > 1, "its time was over: it has ended by itself");
+        // Deleted twice, and the second time before there was an answer.
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        for is_replied in [true, false] {
+            assert!(scene.engine.note_end(scene.now, &KernelFlow { is_replied, ..flow }));
+            assert_eq!(scene.translate(datagram()).1, backend);
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        }
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
+        scene.serve(specs(family, 1));
+        assert_eq!(scene.translate(datagram()).1, family.backend(0), "its endpoint is gone");
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });

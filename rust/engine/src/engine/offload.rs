@@ -230,13 +230,15 @@ impl Engine {
         }
         // The event has the last counters: with its entry the kernel forgets them.
         count(family, id, flow);
-        if !was_taken_out(flow) {
+        // The entry of a datagram that came after another deletion has no answer yet.
+        let is_replied = flow.is_replied || family.flows.hot(id).has(Hot::<A>::REPLIED);
+        if !was_taken_out(&KernelFlow { is_replied, ..*flow }) {
             shared.end_flow(family, id);
             return false;
         }
         let deadline = now.saturating_add(ticks(REMEMBERED));
         let hot = family.flows.hot_mut(id);
-        hot.set_flags(Hot::<A>::OFFLOADED, Hot::<A>::FORGOTTEN);
+        hot.set_flags(Hot::<A>::OFFLOADED, Hot::<A>::FORGOTTEN | Hot::<A>::REPLIED);
         (hot.generation, hot.deadline) = (STALE, deadline);
         family.flows.note_deadline(deadline);
         true

@@ -8,7 +8,8 @@
 //!    the tables in force are reviewed, so this costs most packets two comparisons.
 //! 2. Does the kernel translate the flow behind the engine? Then its packets pass.
 //! 3. Was the kernel made to forget an offloaded flow? Then its packets go where they went, and
-//!    nothing is learnt from them: the windows that the kernel knew are not known here.
+//!    nothing is learnt from them: the windows that the kernel knew are not known here. A packet
+//!    may be quicker than the event which says so.
 //! 4. Can the packet be rewritten at all?
 //! 5. Which step of its protocol's states does the packet take?
 //!
@@ -134,8 +135,8 @@ impl Shared {
             }
             let is_opening = headers.tcp_flags(packet).is_some_and(Flags::is_opening);
             let has_left = family.flows.has_left_kernel(id, self.clock.tick());
-            // The event that the kernel was made to forget a connection may be on its way still.
-            let goes_on = has_left && hot.state == State::TcpEstablished && !is_opening;
+            // The event that the kernel was made to forget a flow may be on its way still.
+            let goes_on = has_left && !is_opening && self.was_deleted(hot);
             if has_left && !goes_on {
                 return Fate::Over(Ending::LeftKernel);
             }
@@ -168,6 +169,20 @@ impl Shared {
     #[inline]
     pub(crate) fn passes<A: Wire>(&self, hot: &Hot<A>) -> bool {
         hot.has(Hot::<A>::OFFLOADED) && self.config.offloaded == OffloadedPackets::Pass
+    }
+
+    /// Whether somebody has deleted an offloaded flow that the kernel has no more: it has not ended
+    /// by itself.
+    #[inline]
+    fn was_deleted<A: Wire>(&self, hot: &Hot<A>) -> bool {
+        match hot.protocol {
+            // Other states have short timeouts, and nothing tells when the kernel enters them.
+            Protocol::TCP => hot.state == State::TcpEstablished,
+            // Each datagram renews the kernel's timeout, so it ends no flow before the time that it
+            // last said. Whether there were answers since then is not known here.
+            Protocol::UDP => !hot.is_expired(self.clock.tick()),
+            _ => false,
+        }
     }
 
     /// Whether a flow goes on that is expired, or whose backend was last found under other tables.
