@@ -207,14 +207,22 @@ def _offloading(
     """
     refusal = detect.spread_refusal(commands)
     lack = f"; while no daemon runs each Service has one endpoint: {refusal}" if refusal else ""
-    first_packet = _first_packet(settings, commands, is_able=not refusal)
+    drops_invalid = settings.datapath.drops_invalid
+    if drops_invalid is not False and (refused := detect.invalid_refusal(commands)):
+        lack += f"; packets that conntrack calls invalid are forwarded: {refused}"
+        drops_invalid = False
+    first_packet = _first_packet(
+        settings, commands, is_able=not refusal, drops_invalid=drops_invalid
+    )
     first_packet.inherit()
     if cache is None:
         return first_packet, lack
     return Cached(first_packet, cache, settings.datapath.cache), lack
 
 
-def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> FirstPacket:
+def _first_packet(
+    settings: Settings, commands: Commands, *, is_able: bool, drops_invalid: bool | None
+) -> FirstPacket:
     slots = settings.datapath.standby_slots or DEFAULT_SLOTS
     return FirstPacket(
         _diversion(settings, DatapathKind.FIRST_PACKET),
@@ -225,6 +233,7 @@ def _first_packet(settings: Settings, commands: Commands, *, is_able: bool) -> F
         slot_classes=SlotClasses(slots, is_able=is_able),
         choice=settings.datapath.choice or Choice.ENGINE,
         hash_seed=None if settings.balancing.seed is None else settings.balancing.seed % (1 << 32),
+        drops_invalid=drops_invalid,
     )
 
 

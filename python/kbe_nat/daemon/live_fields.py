@@ -98,6 +98,7 @@ RESTART: Final = {
     "kbeNat.rules": _DATAPATH,
     "kbeNat.onDeath": _RULES,
     "kbeNat.standbySlots": _RULES,
+    "kbeNat.dropInvalid": _RULES,
     "kbeNat.choice": _RULES,
     "kbeNat.takeOver": _START,
     "kbeNat.cacheFlows": _DATAPATH,

@@ -149,6 +149,8 @@ class NodeMetrics:
         yield from _loop_families([thread.loop for thread in observed.loops])
         counters = observed.controller.counters()
         yield _family(catalog.BACKENDS_WAITING, {(): counters.pop("backends-waiting", 0)})
+        if (dropped := counters.pop("invalid-dropped", None)) is not None:
+            yield _family(catalog.INVALID_DROPPED, {(): dropped})
         cache = {
             name.removeprefix(CACHE): counters.pop(name)
             for name in list(counters)

@@ -89,6 +89,10 @@ class DatapathSettings:
     """
     takes_over: bool = False
     """Another proxy has served here: its connections go on, and new ones are ours."""
+    drops_invalid: bool | None = None
+    """Packets that belong to no connection are not forwarded, with first-packet; None: as by
+    kube-proxy.
+    """
     max_cached: int | None = None
     """Flows that pass the kernel's stack by, with cached; None: as many as `CacheSettings` has."""
     uncached_ranges: tuple[str, ...] = ()
@@ -277,6 +281,7 @@ class Settings:
                 "--on-death": chosen.on_death,
                 "--standby-slots": chosen.standby_slots,
                 "--choice": chosen.choice,
+                "--drop-invalid": chosen.drops_invalid,
                 "--mark-backend": self.marks.backend,
             }
         _refuse_set(unused, reason)

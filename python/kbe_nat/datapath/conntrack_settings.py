@@ -67,7 +67,7 @@ class ConntrackSettings:
         if size > _number(present):
             yield Change(MAX, present, size)
         wanted = {f"{PREFIX}{TIMEOUTS[name]}": value for name, value in self._seconds.items()}
-        wanted |= {f"{PREFIX}tcp_be_liberal": int(self.is_liberal)}
+        wanted |= {LIBERAL: int(self.is_liberal)}
         for setting, value in wanted.items():
             number, present = math.ceil(value), sysctl(setting)
             if number and present != str(number):
@@ -131,6 +131,7 @@ def _number(text: str | None) -> int:
 LOG: Final = logging.getLogger("kbe_nat.daemon")
 PREFIX: Final = "net.netfilter.nf_conntrack_"
 MAX: Final = f"{PREFIX}max"
+LIBERAL: Final = f"{PREFIX}tcp_be_liberal"
 TIMEOUTS: Final = {
     "tcp_established": "tcp_timeout_established",
     "tcp_close_wait": "tcp_timeout_close_wait",

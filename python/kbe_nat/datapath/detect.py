@@ -59,6 +59,17 @@ def spread_refusal(runner: Runner) -> str:
     return ""
 
 
+def invalid_refusal(runner: Runner) -> str:
+    """Why the rules of first-packet cannot tell which invalid packets the node would forward; empty
+    when they can. `runner` runs nft in the network namespace of the calling thread.
+    """
+    try:
+        NatProgram(runner, NftTables(), Marks()).probe(drops_invalid=True)
+    except RulesError as error:
+        return f"nft or the kernel looks no routes up (nft_fib): {error}"
+    return ""
+
+
 def cache_refusal() -> str:
     """Why this kernel can have no cache of established flows; empty: it can."""
     try:

@@ -20,7 +20,7 @@ from kbe_nat._native import (
     Flow,
     NftTables,
 )
-from kbe_nat.datapath.conntrack_settings import ConntrackSettings
+from kbe_nat.datapath.conntrack_settings import LIBERAL, ConntrackSettings
 from kbe_nat.datapath.datapath import Diversion
 from kbe_nat.datapath.flow_checks import FlowChecks
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
@@ -29,6 +29,7 @@ from kbe_nat.errors import RulesError
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import Choice
 from kbe_nat.policy.delta import PlanDelta, PortFacts
+from kbe_nat.policy.options import Mode
 from kbe_nat.policy.plan import BackendAddress, Plan, PlannedPort
 from kbe_nat.rules.backend_ids import BackendIds, IdsByPort
 from kbe_nat.rules.commands import Runner
@@ -56,18 +57,21 @@ class FirstPacket:
         slot_classes: SlotClasses | None = None,
         choice: Choice = Choice.ENGINE,
         hash_seed: int | None = None,
+        drops_invalid: bool | None = None,
     ) -> None:
         """`runner` runs nft in the network namespace of `tables`; `on_death` says what new
         connections meet when we are gone; `leftovers` takes away what a run of the other datapath
         has left; `slot_classes` are those of standbys, None: the defaults; `choice` is that of
         Services that do not say theirs; `hash_seed` is that of the kernel's hashes of clients,
-        None: any.
+        None: any; `drops_invalid` says whether packets that belong to no connection are forwarded
+        no more, None: as by kube-proxy.
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self.tells_updates = False
         """Whether the kernel tells of changes of flows for which it chooses: by the next table."""
         self._diversion = diversion
         self._leftovers = leftovers
+        self._drops_invalid = drops_invalid
         seed = secrets.randbits(32) if hash_seed is None else hash_seed
         self._program = NatProgram(runner, tables, diversion.marks, diversion.queues, seed)
         self._plan = Plan()
@@ -245,6 +249,8 @@ class FirstPacket:
             "backend-unknown": self.backend_ids.unknown,
             # Their frontends, of all that are served.
             "frontends-chosen-by-kernel": self._standby.chosen(),
+            # Packets that belong to no connection, by the rules.
+            "invalid-dropped": self._program.invalid_dropped(),
             # Backends that have no number yet.
             "backends-waiting": sum(ids.waiting for ids in self._ids.values()),
         }
@@ -369,7 +375,17 @@ class FirstPacket:
             self._hairpins.addresses(family),
             self._kernel_choice(family) if self._standby.may_choose else None,
             self._program.hash_seed,
+            self._is_invalid_dropped(),
         )
+
+    def _is_invalid_dropped(self) -> bool:
+        if self._drops_invalid is not None:
+            return self._drops_invalid
+        # In that mode alone, and not where they are mostly packets out of TCP's windows that
+        # conntrack translates then.
+        options = self._plan.options
+        is_liberal = options.is_conntrack_liberal or sysctl(LIBERAL) not in ("0", None)
+        return options.mode is Mode.IPTABLES and not is_liberal
 
     def _kernel_choice(self, family: Family) -> KernelChoice:
         options = self._plan.options

@@ -300,6 +300,12 @@ CACHE_EVENTS: Final = Metric(
     " became void (generations).",
     ("event",),
 )
+INVALID_DROPPED: Final = Metric(
+    "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+    "counter",
+    "Packets that belong to no connection, and were dropped: to a Service, or instead of being"
+    " forwarded (first-packet, cached; in every mode).",
+)
 BACKENDS_WAITING: Final = Metric(
     "kbe_nat_backends_waiting", "gauge", "Backends for which no mark is free (first-packet)."
 )
@@ -372,8 +378,6 @@ METRICS: Final[dict[str, Metric]] = {
 """All of them by name, in the order of this file."""
 
 ABSENT: Final = {
-    "kubeproxy_iptables_ct_state_invalid_dropped_packets_total": "no rule drops such packets; see"
-    " the cause `invalid`",
     "kubeproxy_iptables_localhost_nodeports_accepted_packets_total": "no rule counts them",
     "kubeproxy_sync_proxy_rules_iptables_last": "the rules do not grow with Services",
     "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total": "there is no partial"

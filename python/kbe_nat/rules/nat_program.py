@@ -41,6 +41,7 @@ from kbe_nat.rules.inherited_slots import InheritedSlots, read_slots
 from kbe_nat.rules.nat_table import (
     CHOICE_CHAIN,
     FAMILIES,
+    INVALID_COUNTER,
     Elements,
     NatSet,
     NatTable,
@@ -121,6 +122,8 @@ class NatProgram:
         """The kernel's, when our tables were last as they should be; None: not known."""
         self._commits = 0
         """Transactions of ours that the kernel took, here or by nft."""
+        self._dropped = 0
+        """Invalid packets that tables of ours have dropped which are gone."""
 
     @property
     def shapes(self) -> dict[Family, object]:
@@ -130,6 +133,14 @@ class NatProgram:
     def table_names(self) -> dict[Family, str]:
         """The names of the installed tables."""
         return {family: installed.table.name for family, installed in self._installed.items()}
+
+    def invalid_dropped(self) -> int:
+        """Packets that belonged to no connection, and that the tables have dropped so far. Cost: a
+        message for each.
+        """
+        tables = [installed.table for installed in self._installed.values()]
+        counts = (self._tables.counted_packets(table, INVALID_COUNTER) for table in tables)
+        return self._dropped + sum(count or 0 for count in counts)
 
     def inherit(self, classes: Iterable[SlotClass]) -> InheritedSlots:
         """Take over the seed of the tables in force. Returns the slots of frontends of these
@@ -184,7 +195,9 @@ class NatProgram:
                 transaction.delete_table(table)
         for table in tables:
             transaction.activate(table)
+        dropped = self.invalid_dropped()
         self._commit(transaction)
+        self._dropped = dropped
         # Only now: when the kernel refuses the transaction, the earlier tables are still in force.
         self._installed = {
             nat_table.family: _Installed(
@@ -259,15 +272,19 @@ class NatProgram:
         self._generation = None if missing else generation
         return tuple(missing)
 
-    def probe(self, slot_classes: tuple[SlotClass, ...] = ()) -> None:
-        """Raises `RulesError` when this kernel cannot do what the tables need, or cannot draw the
-        slots of these classes. Leaves nothing, and removes what a probe that was killed has left.
+    def probe(
+        self, slot_classes: tuple[SlotClass, ...] = (), *, drops_invalid: bool = False
+    ) -> None:
+        """Raises `RulesError` when this kernel cannot do what the tables need, cannot draw the
+        slots of these classes, or cannot tell which invalid packets would be forwarded. Leaves
+        nothing, and removes what a probe that was killed has left.
         """
         # Another process that probes at this moment may delete them first.
         with suppress(RulesError):
             self._delete(self._orphaned_probes())
         name = f"{PROBE_PREFIX}{os.getpid()}"
-        self._create(NatTable(Family.IPV4, slot_classes=slot_classes), name)
+        probed = NatTable(Family.IPV4, slot_classes=slot_classes, drops_invalid=drops_invalid)
+        self._create(probed, name)
         table = NftTable(Family.IPV4, name)
         try:
             self._commit_rules([table])

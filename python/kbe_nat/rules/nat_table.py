@@ -15,6 +15,12 @@ lets a first packet past the queue, unless it is in the middle of a connection, 
 engine may know more; and clients that are pods keep their source at a cluster IP, as by the engine.
 A pod that so reaches itself is masqueraded behind the translation, by its pair of addresses.
 
+A packet that belongs to no connection (`ct state invalid`) and goes to a frontend is dropped. So
+is, as by kube-proxy's iptables mode, one that the node would forward: an endpoint's answer that
+conntrack does not take for its connection's leaves untranslated otherwise, and its client resets
+the connection. Both are looked at where first packets are, so established ones meet no further
+rule.
+
 Each rule sees a map or set as it is in that moment. A packet may come while a transaction moves its
 frontend, miss it where it will be, and then where it was. So one look-up in `frontends` says
 whether a packet is ours, in which the frontend stays whatever else changes about it; and a packet
@@ -127,6 +133,8 @@ class NatTable:
     """None: the kernel always chooses for no frontend."""
     hash_seed: int = 0
     """By which clients are hashed to slots, 32 bits."""
+    drops_invalid: bool = False
+    """Packets that belong to no connection are not forwarded."""
 
     @property
     def shape(self) -> object:
@@ -134,7 +142,14 @@ class NatTable:
         themselves.
         """
         choice = self.choice and replace(self.choice, classes=frozenset())
-        return self.ranges, self.resets_tcp, self.slot_classes, choice, self.hash_seed
+        return (
+            self.ranges,
+            self.resets_tcp,
+            self.slot_classes,
+            choice,
+            self.hash_seed,
+            self.drops_invalid,
+        )
 
 
 class NatTableWriter:
@@ -159,6 +174,8 @@ class NatTableWriter:
         yield f"table {ip} {name} {{"
         if asleep:
             yield "  flags dormant"
+        yield f"  counter {INVALID_COUNTER} {{"
+        yield "  }"
         for set_name, elements in sets(table).items():
             yield f"  {'map' if set_name in MAPS else 'set'} {set_name} {{"
             yield f"    {SET_TYPES[set_name].format(address=address, ip=ip)}"
@@ -186,13 +203,14 @@ class NatTableWriter:
             # Answers, too, of a connection that others have deleted from conntrack.
             f"ct state new {IN_THE_MIDDLE} goto queue-bypass",
         )
+        arriving = "new-to-forward" if table.drops_invalid else "new"
         hooks = {
             f"{hook}-new": (
                 f"type filter hook {hook} priority mangle; policy accept;",
                 # An untracked packet is not to be translated: another program serves it.
-                "ct state new,invalid goto new",
+                f"ct state new,invalid goto {chain}",
             )
-            for hook in ("prerouting", "output")
+            for hook, chain in (("prerouting", arriving), ("output", "new"))
         }
         # The kernel makes some six messages about the changes of a connection, the first while its
         # client waits, if anybody listens. Connect times need them, and are not measured here.
@@ -201,9 +219,13 @@ class NatTableWriter:
         choice = [f"{_frontend(ip)} @{name} {events}accept" for name in CHOICE_SETS]
         return {
             **({"choice": tuple(choice)} if table.choice else {}),
-            "queue-bypass": (*(OPENINGS if table.choice else ()), "ct state invalid drop"),
+            "queue-bypass": (
+                *(OPENINGS if table.choice else ()),
+                f"ct state invalid {DROP_INVALID}",
+            ),
             "queue-no-bypass": (),
             "new": lines,
+            **({arriving: ("jump new", FORWARD_NO_INVALID)} if table.drops_invalid else {}),
             **hooks,
         }
 
@@ -472,6 +494,12 @@ CHOICE_SETS: Final = (NatSet.CHOICE_CLUSTER_IP, NatSet.CHOICE_MASQUERADE)
 """Sets of frontends for which the kernel always chooses. Each shares its name with a chain."""
 KIND_SETS: Final = (NatSet.STANDBY_KEEP_SOURCE, NatSet.REJECT_UNSERVED, *CHOICE_SETS)
 """Sets of frontends that the kernel does not treat as most."""
+INVALID_COUNTER: Final = "invalid-dropped"
+DROP_INVALID: Final = f'counter name "{INVALID_COUNTER}" drop'
+FORWARD_NO_INVALID: Final = f"ct state invalid {PORTED} fib daddr type unicast {DROP_INVALID}"
+"""Ahead of routing, which the look-up asks: other hooks would cost established packets a rule. What
+is for the node itself goes on, as with kube-proxy.
+"""
 OPENINGS: Final = (
     "ct state new tcp flags & (fin | syn | rst | ack) == syn jump choice",
     "ct state new meta l4proto { udp, sctp } jump choice",

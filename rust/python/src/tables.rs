@@ -280,6 +280,17 @@ impl NftTables {
         Ok(addresses.into_iter().map(|(ip, expiry)| (ip.to_string(), seconds(expiry))).collect())
     }
 
+    /// The packets that a counter has counted; None when the kernel does not have it.
+    fn counted_packets(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::table)] table: PyRef<'_, NftTable>,
+        #[pyo3(from_py_with = arguments::counter)] counter: &str,
+    ) -> PyResult<Option<u64>> {
+        let table = &table.0;
+        self.ask(py, |tables| tables.counted_packets(table, counter))
+    }
+
     /// Take all steps, or none. The error names the step that the kernel refused. Nothing is sent
     /// for a transaction without steps.
     fn commit(

@@ -171,6 +171,13 @@ PROXY_FLAGS: Final[Flags] = {
             help="Take kube-proxy's place while its rules stand: its connections go on, new ones"
             " are ours. Then end it, and see --cleanup-kube-proxy.",
         ),
+        "drops_invalid": Flag(
+            "--drop-invalid/--no-drop-invalid",
+            help="Whether the node drops packets that conntrack calls invalid instead of forwarding"
+            " them (first-packet, cached); an endpoint's answer among them would have its client"
+            " reset the connection. Default: as kube-proxy, with --mode iptables unless"
+            " nf_conntrack_tcp_be_liberal is 1.",
+        ),
         "max_cached": Flag(
             "--cache-flows",
             min=1,

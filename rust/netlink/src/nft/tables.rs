@@ -20,11 +20,13 @@ use super::elements::fingerprint;
 use super::table::{Table, c_string, text};
 use super::transaction::{CommitError, Transaction};
 use super::uapi::{
-    GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_RULE, GET_TABLE, NFT_TABLE_F_DORMANT,
-    NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
-    NFTA_DATA_VALUE, NFTA_GEN_ID, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
-    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
-    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
+    GET_CHAIN, GET_ELEMENTS, GET_GENERATION, GET_OBJECT, GET_RULE, GET_TABLE, NFT_OBJECT_COUNTER,
+    NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_TYPE, NFTA_COUNTER_PACKETS, NFTA_DATA_VALUE, NFTA_GEN_ID, NFTA_OBJ_DATA,
+    NFTA_OBJ_NAME, NFTA_OBJ_TABLE, NFTA_OBJ_TYPE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_TABLE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPIRATION, NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, SUBSYSTEM,
 };
 use crate::attribute::{FLAG_DUMP, HEADER, Head, attributes, close, find, number, open, put};
 use crate::exchange::{Exchange, Refusal};
@@ -150,6 +152,29 @@ impl Tables {
             addresses.extend(address.map(|address| (address, expiry)));
         })?;
         Ok(addresses)
+    }
+
+    /// The packets that a counter of a table has counted; `None` when the kernel does not have it.
+    ///
+    /// # Errors
+    /// As [`Tables::generation`].
+    pub fn counted_packets(&mut self, table: &Table, counter: &str) -> io::Result<Option<u64>> {
+        let filter = [
+            (NFTA_OBJ_TABLE, c_string(&table.name)),
+            (NFTA_OBJ_NAME, c_string(counter)),
+            (NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_be_bytes().to_vec()),
+        ];
+        let mut packets = None;
+        let asked = self.ask(GET_OBJECT, 0, Some(table.family), &filter, |message| {
+            let data = find(message, NFTA_OBJ_DATA).unwrap_or_default();
+            let bytes = find(data, NFTA_COUNTER_PACKETS).and_then(|bytes| bytes.try_into().ok());
+            packets = bytes.map(u64::from_be_bytes);
+        });
+        match asked {
+            // ENOENT: there is no such table or no such counter in it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            asked => asked.map(|()| packets),
+        }
     }
 
     /// Shows the attributes of each element of a set or map. False when the kernel does not have
