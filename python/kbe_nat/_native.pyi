@@ -928,7 +928,8 @@ class CacheSync:
         self, protocol: str, source: tuple[_Address, int], destination: tuple[_Address, int]
     ) -> tuple[str, bool, bool]:
         """Where the flow stands that a client has begun: "proposed", or why it is not; whether the
-        cache carries the client's packets, and the backend's. Raises `ConntrackError`.
+        cache carries the client's packets, and the backend's; and a device of the flow, if there is
+        one, that the cache does not stand on, with the reason. Raises `ConntrackError`.
         """
     @property
     def left_out(self) -> list[tuple[str, str]]:

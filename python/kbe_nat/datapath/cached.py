@@ -188,14 +188,21 @@ class Cached:
             return ""
         if ends.protocol not in ("tcp", "udp"):
             return STANDINGS["protocol"]
-        standing, there, back = self._sync.standing(ends.protocol, ends.source, ends.destination)
-        if standing == "proposed" and there and back:
+        standing, there, back, left_out = self._sync.standing(
+            ends.protocol, ends.source, ends.destination
+        )
+        if standing != "proposed":
+            return STANDINGS[standing]
+        if there and back:
             return "cached: packets of the flow pass the kernel's stack by"
-        devices = self._sync.left_out if standing == "proposed" else ()
+        # Of a flow without an entry nothing says which devices are its own.
+        devices = [left_out] if left_out else self._sync.left_out
         reasons = "".join(f"; not on {name}: {reason}" for name, reason in devices)
-        if standing == "proposed" and (there or back):
+        if there or back:
             direction = "the client's" if there else "the backend's"
             return f"cached one way: {direction} packets pass the kernel's stack by" + reasons
+        if left_out:
+            return "no: the cache does not stand on a device of the flow" + reasons
         return STANDINGS[standing] + reasons
 
     def _tell(self) -> None:

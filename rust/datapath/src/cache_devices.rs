@@ -12,11 +12,12 @@
 //!
 //! A packet that the cache sends has its bytes and nothing beside: no mark, and no metadata that a
 //! route or a filter gave it. So the cache stands on those kinds of devices alone of which it is
-//! known that they ask for no more.
+//! known that they ask for no more, and on none by which packets of one flow may leave in several
+//! ways: by a program of a route, or encrypted by the network card.
 //!
 //! Does not say which flows are cached: that is `cache_sync`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -38,11 +39,13 @@ pub(crate) struct CacheDevices {
     /// Devices that the cache was put on. The kernel takes it off one that goes, whose entries are
     /// to be void all the same.
     former: Mutex<HashSet<u32>>,
-    /// Devices that the cache does not stand on, with the reason.
-    left_out: Mutex<Vec<(String, String)>>,
+    /// Numbers and names of devices that the cache does not stand on, with the reason.
+    left_out: Mutex<BTreeMap<u32, (String, String)>>,
     device_voids: AtomicU64,
     neighbour_voids: AtomicU64,
     moves: AtomicU64,
+    /// Devices by which packets make detours; `None`: to be read.
+    detours: Mutex<Option<HashSet<u32>>>,
     /// Until then no look whether others' programs stand behind ours.
     stay: Mutex<Option<Instant>>,
     /// Until then no search for the entries of a neighbour, since the last one took so long.
@@ -60,6 +63,7 @@ impl CacheDevices {
             device_voids: AtomicU64::default(),
             neighbour_voids: AtomicU64::default(),
             moves: AtomicU64::default(),
+            detours: Mutex::default(),
             stay: Mutex::default(),
             rest: Mutex::default(),
         }
@@ -68,7 +72,14 @@ impl CacheDevices {
     /// Devices that the cache does not stand on, but for loopback and ports of others, with the
     /// reason.
     pub(crate) fn left_out(&self) -> Vec<(String, String)> {
-        lock(&self.left_out).clone()
+        let mut rows: Vec<_> = lock(&self.left_out).values().cloned().collect();
+        rows.sort();
+        rows
+    }
+
+    /// The name of such a device, with the reason.
+    pub(crate) fn left_out_by_number(&self, device: u32) -> Option<(String, String)> {
+        lock(&self.left_out).get(&device).cloned()
     }
 
     /// How often the entries of a device became void, how many entries with their neighbour, and
@@ -114,9 +125,12 @@ impl CacheDevices {
                 self.void_device(device)?;
             }
         }
-        let is_about_devices =
-            |doubt: &Doubt| matches!(doubt.topic, Topic::Device | Topic::Filter | Topic::Reread);
-        if doubts.iter().any(is_about_devices) {
+        let has = |topics: &[Topic]| doubts.iter().any(|doubt| topics.contains(&doubt.topic));
+        let has_detours = has(&[Topic::Detour, Topic::Ipsec, Topic::Reread]);
+        if has_detours {
+            *lock(&self.detours) = None;
+        }
+        if has_detours || has(&[Topic::Device, Topic::Filter]) {
             self.attach(known, links)?;
         }
         self.move_back();
@@ -126,13 +140,19 @@ impl CacheDevices {
     /// Attaches the cache to the devices that are there, and detaches it from others. A device that
     /// refuses it, such as one that is gone already, is left to the kernel.
     pub(crate) fn attach(&self, known: &Doubts, links: &mut Links) -> io::Result<()> {
+        let mut remembered = lock(&self.detours);
+        let detours = match &mut *remembered {
+            Some(devices) => devices,
+            remembered => remembered.insert(links.detours()?),
+        };
         let links = links.all()?;
         let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
-        let (mut wanted, mut left_out) = (HashSet::new(), Vec::new());
+        let (mut wanted, mut left_out) = (HashSet::new(), BTreeMap::new());
         for device in known.devices().filter(|device| device.is_on_its_own()) {
             // One that is gone by now is refused below.
             let link = links.get(&device.index).cloned().unwrap_or_default();
-            let reason = refusal(&self.excluded, device, &link).or_else(|| {
+            let is_detour = detours.contains(&device.index);
+            let reason = refusal(&self.excluded, device, &link, is_detour).or_else(|| {
                 wanted.insert(device.index);
                 if attached.contains(&device.index) {
                     return None;
@@ -140,7 +160,7 @@ impl CacheDevices {
                 self.cache.attach(device.index).err().map(|error| error.to_string())
             });
             if let Some(reason) = reason {
-                left_out.push((device.name.clone(), reason));
+                left_out.insert(device.index, (device.name.clone(), reason));
                 continue;
             }
             let link = flowcache::Link {
@@ -157,7 +177,6 @@ impl CacheDevices {
             self.cache.set_peer(device, false)?;
             self.void_device(device)?;
         }
-        left_out.sort();
         *lock(&self.left_out) = left_out;
         Ok(())
     }
@@ -218,12 +237,15 @@ impl CacheDevices {
 /// # Errors
 /// The system's: no CAP_NET_ADMIN.
 pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
-    let (known, links) = (Doubts::open()?, Links::open()?.all()?);
+    let (known, mut links) = (Doubts::open()?, Links::open()?);
+    let (detours, links) = (links.detours()?, links.all()?);
     let mut left_out: Vec<_> = known
         .devices()
         .filter(|device| device.is_on_its_own())
         .filter_map(|device| {
-            let reason = refusal(&HashSet::new(), device, links.get(&device.index)?)?;
+            let is_detour = detours.contains(&device.index);
+            let link = links.get(&device.index)?;
+            let reason = refusal(&HashSet::new(), device, link, is_detour)?;
             Some((device.name.clone(), reason))
         })
         .collect();
@@ -232,7 +254,12 @@ pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
 }
 
 /// Why the cache is not to stand on a device.
-fn refusal(excluded: &HashSet<String>, device: &Device, link: &Link) -> Option<String> {
+fn refusal(
+    excluded: &HashSet<String>,
+    device: &Device,
+    link: &Link,
+    is_detour: bool,
+) -> Option<String> {
     let reason = if excluded.contains(&device.name) {
         "--cache-exclude-device names it"
     } else if !device.is_ethernet() {
@@ -241,6 +268,8 @@ fn refusal(excluded: &HashSet<String>, device: &Device, link: &Link) -> Option<S
         "routes or marks say where its tunnel sends each packet (external, gbp)"
     } else if !link.kind.is_empty() && KINDS.split(' ').all(|kind| kind != link.kind) {
         return Some(format!("not tried with devices of the kind {}", link.kind));
+    } else if is_detour {
+        "a program of a route looks at what leaves by it (encap bpf), or it encrypts (offload packet)"
     } else if link.has_ingress_filters {
         "filters of tc look at what comes in by it, and would not see cached packets"
     } else {

@@ -52,15 +52,16 @@ mod hearing;
 mod patience;
 mod resets;
 mod sockets;
+mod state;
 mod words;
 
 use hearing::{Heard, Hearing};
 use patience::{BEAT, patience};
 use resets::Resets;
 pub use sockets::CacheSockets;
-pub use words::CacheState;
+pub use state::CacheState;
 pub(crate) use words::add;
-use words::{carried, flow_of, passage, proposal, tuple};
+use words::{carried, flow_of, passage, proposal};
 
 /// What a cache of flows is kept by. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -297,26 +298,6 @@ impl CacheSync {
             }
         }
         Ok(())
-    }
-
-    /// Whether a flow is in the cache, or why not.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn state(&self, key: &FlowKey) -> io::Result<CacheState> {
-        let (standing, reply) = {
-            let flows = lock(&self.flows);
-            (flows.standing(key, None), flows.reply(key))
-        };
-        let is_current = |ends: Ends| {
-            let entry = self.cache.find(&tuple(key.protocol, ends))?;
-            io::Result::Ok(entry.is_some_and(|entry| entry.is_current))
-        };
-        let is_cached = match reply {
-            Some(reply) => [is_current(key.original)?, is_current(reply)?],
-            None => [false; 2],
-        };
-        Ok(CacheState { standing, is_cached })
     }
 
     fn follow(&self, engine: &Mutex<Engine>, sockets: &mut CacheSockets) -> io::Result<()> {

@@ -63,6 +63,8 @@ pub struct CachedFlow {
     pub bytes: u64,
     /// The device by which they leave.
     pub device: u32,
+    /// The device by which they come.
+    pub arrival: u32,
     /// Whether it would send on a packet that comes now, as far as leases go.
     pub is_current: bool,
     /// Whether a FIN, SYN or RST has ended it: it is not current again until it is entered anew.

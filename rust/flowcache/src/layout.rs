@@ -148,6 +148,7 @@ pub(crate) fn flow(value: &[u8], family: Family, moment: &Moment) -> CachedFlow 
         packets: u64_at(value, 0),
         bytes: u64_at(value, 8),
         device: u32_at(value, 36),
+        arrival: u32_at(value, 40),
         is_current: moment.is_alive
             && moment.now < u64_at(value, 24)
             && moment.voids.generation([u32_at(value, 36), u32_at(value, 40)]) == u32_at(value, 32),

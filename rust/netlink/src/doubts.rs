@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use crate::addresses::address;
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, find, open};
+use crate::detours::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP, detours};
 use crate::exchange::Exchange;
 use crate::inbox::{Arrival, Inbox};
 use crate::pace::Pace;
@@ -43,6 +44,9 @@ pub enum Topic {
     Address,
     /// A route, or a next hop that routes share.
     Route,
+    /// The same, and it leads or led some of its packets another way than others: see
+    /// [`crate::detours`].
+    Detour,
     /// A routing rule (`ip rule`).
     RoutingRule,
     /// A neighbour has no longer the link address that packets were sent to.
@@ -305,7 +309,8 @@ impl Known {
             | libc::RTM_NEWTFILTER
             | libc::RTM_DELTFILTER => Some(about_device(Topic::Filter, message)),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP..=RTM_DELNEXTHOP => {
-                Some(Doubt::about(Topic::Route))
+                let is_detour = !detours(kind, message).is_empty();
+                Some(Doubt::about(if is_detour { Topic::Detour } else { Topic::Route }))
             }
             RTM_NEWNEXTHOPBUCKET..=RTM_DELNEXTHOPBUCKET => Some(Doubt::about(Topic::Route)),
             libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Doubt::about(Topic::RoutingRule)),
@@ -388,8 +393,6 @@ const ROUTING: [u32; 10] = [
 /// `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA` and `XFRMNLGRP_POLICY` (`linux/xfrm.h`).
 const IPSEC: [u32; 3] = [2, 3, 4];
 /// `linux/rtnetlink.h`, which libc has in part.
-const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
 const RTM_NEWNEXTHOPBUCKET: u16 = 116;
 const RTM_DELNEXTHOPBUCKET: u16 = 117;
 /// In a device's place: filters that several devices share (`TCM_IFINDEX_MAGIC_BLOCK`).

@@ -9,6 +9,7 @@
 pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
+mod detours;
 pub mod doubts;
 mod exchange;
 mod family;

@@ -5,12 +5,13 @@
 //! it: of the qdiscs `clsact` and `ingress`. One that hands packets to the other end of a pair also
 //! passes the device's queue and its filters on the way out by. Both are answers about a moment: a
 //! change of filters and queues is told to the group `RTNLGRP_TC`, one of a device to
-//! `RTNLGRP_LINK`.
+//! `RTNLGRP_LINK`. Routes and keys may lead packets to detours behind a device, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, close, find, open};
+use crate::detours::Detours;
 use crate::doubts::SHARED_BLOCK;
 use crate::exchange::Exchange;
 
@@ -36,6 +37,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Links {
     requests: Exchange,
+    detours: Detours,
 }
 
 impl Links {
@@ -44,7 +46,7 @@ impl Links {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { requests: Exchange::open(libc::NETLINK_ROUTE)? })
+        Ok(Self { requests: Exchange::open(libc::NETLINK_ROUTE)?, detours: Detours::open()? })
     }
 
     /// All devices by their numbers. One that comes or goes meanwhile may be missing. Cost: two
@@ -81,6 +83,18 @@ impl Links {
             });
         }
         Ok(links)
+    }
+
+    /// The numbers of devices by which packets of one flow may leave in several ways: by programs of
+    /// routes (`encap bpf`), or encrypted whole by the network card, of which they ask nothing
+    /// beside their bytes. Doubts about [`crate::doubts::Topic::Detour`] and `Ipsec` tell when these
+    /// may change. Cost: a dump of all routes, next hops and keys of IPsec, for which CAP_NET_ADMIN
+    /// is needed.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn detours(&mut self) -> io::Result<HashSet<u32>> {
+        self.detours.devices()
     }
 
     /// Whether there are filters on a device's way in or out, whatever they do.

@@ -109,20 +109,21 @@ impl CacheSync {
     }
 
     /// Where the flow stands that a client has begun: "proposed", or why it is not; whether the
-    /// cache carries the client's packets, and the backend's. Raises `ConntrackError`.
+    /// cache carries the client's packets, and the backend's; and a device of the flow, if there is
+    /// one, that the cache does not stand on, with the reason. Raises `ConntrackError`.
     fn standing(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::protocol)] protocol: Protocol,
         #[pyo3(from_py_with = arguments::source)] source: SocketAddr,
         #[pyo3(from_py_with = arguments::destination)] destination: SocketAddr,
-    ) -> PyResult<(&'static str, bool, bool)> {
+    ) -> PyResult<FlowStanding> {
         let original = Ends { src: source, dst: destination };
         let key = FlowKey { protocol: protocol.0, original };
         let state =
             py.detach(|| self.sync.state(&key)).map_err(|error| errors::conntrack(&error))?;
         let [there, back] = state.is_cached;
-        Ok((word(state.standing), there, back))
+        Ok((word(state.standing), there, back, state.left_out))
     }
 
     /// Devices that the cache does not stand on, but for loopback and ports of others, each with
@@ -180,6 +181,10 @@ pub(crate) fn uncached_devices(py: Python<'_>) -> PyResult<Vec<(String, String)>
 machines! {
     CacheSync: "it has a socket of the kernel",
 }
+
+/// A word, whether the cache carries packets there and back, and a device that is left out, with the
+/// reason.
+type FlowStanding = (&'static str, bool, bool, Option<(String, String)>);
 
 fn word(standing: Standing) -> &'static str {
     match standing {

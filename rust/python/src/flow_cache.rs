@@ -247,6 +247,12 @@ impl CachedFlow {
         self.0.device
     }
 
+    /// The number of the device by which they come.
+    #[getter]
+    fn arrival(&self) -> u32 {
+        self.0.arrival
+    }
+
     /// Whether it would send on a packet that comes now, as far as leases go.
     #[getter]
     fn is_current(&self) -> bool {
@@ -272,8 +278,8 @@ impl CachedFlow {
 portable!(CachedFlow);
 
 impl Portable for CachedFlow {
-    /// Protocol, ends, packets, bytes, device, whether it is current, and whether it has ended.
-    type State = (u8, [String; 4], (u64, u64), (u32, bool, bool));
+    /// Protocol, ends, packets, bytes, devices, whether it is current, and whether it has ended.
+    type State = (u8, [String; 4], (u64, u64), (u32, u32, bool, bool));
 
     fn state(&self) -> Self::State {
         let flow = &self.0;
@@ -288,7 +294,7 @@ impl Portable for CachedFlow {
             flow.arriving.protocol,
             ends.map(text),
             counts,
-            (flow.device, flow.is_current, flow.is_ended),
+            (flow.device, flow.arrival, flow.is_current, flow.is_ended),
         )
     }
 
@@ -304,8 +310,9 @@ impl Portable for CachedFlow {
             packets: counts.0,
             bytes: counts.1,
             device: rest.0,
-            is_current: rest.1,
-            is_ended: rest.2,
+            arrival: rest.1,
+            is_current: rest.2,
+            is_ended: rest.3,
         }))
     }
 }

@@ -5,16 +5,7 @@ use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_flowcache::{CachedFlow, Notice, Proposal, Tuple};
 use kbe_nat_netlink::conntrack::Ends;
 
-use crate::cached_flows::{Carried, FlowKey, Passage, Standing};
-
-/// Where a flow stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CacheState {
-    /// Whether it is proposed, or why not.
-    pub standing: Standing,
-    /// Whether the cache has a current entry for the client's packets, and for answers.
-    pub is_cached: [bool; 2],
-}
+use crate::cached_flows::{Carried, FlowKey, Passage};
 
 /// Adds what the cache has carried to the counters of a flow that has some.
 pub(crate) fn add(flow: &mut KernelFlow, carried: [Carried; 2]) {
