@@ -49,7 +49,8 @@ from kbe_nat.rules.diversion import rule_sets
 from kbe_nat.rules.frontends import Uses
 from kbe_nat.rules.memory import Memory
 from kbe_nat.rules.nat_program import NatTableChange
-from kbe_nat.rules.nat_table import Key, NatTable, sets
+from kbe_nat.rules.nat_sets import Key
+from kbe_nat.rules.nat_table import NatTable, sets
 from kbe_nat.rules.rule import Element, RuleSet, SetChange, SetKind, shapes
 from kbe_nat.rules.slots import SlotClass
 from kbe_nat.rules.standby import StandbyDecision, StandbyTable, eligible_backends

@@ -588,6 +588,8 @@ class NftTables:
         does. Nothing for a set that the kernel does not have.
         """
 
+    def counted_packets(self, table: NftTable, counter: str) -> int | None:
+        """The packets that a counter has counted; None when the kernel does not have it."""
     def commit(self, transaction: Transaction) -> None:
         """Take all steps, or none. The error names the step that the kernel refused. Nothing is
         sent for a transaction without steps.
@@ -888,6 +890,9 @@ class CachedFlow:
     def device(self) -> int:
         """The number of the device by which they leave."""
     @property
+    def arrival(self) -> int:
+        """The number of the device by which they come."""
+    @property
     def is_current(self) -> bool:
         """Whether it would send on a packet that comes now, as far as leases go."""
     @property
@@ -926,7 +931,7 @@ class CacheSync:
         """
     def standing(
         self, protocol: str, source: tuple[_Address, int], destination: tuple[_Address, int]
-    ) -> tuple[str, bool, bool]:
+    ) -> tuple[str, bool, bool, tuple[str, str] | None]:
         """Where the flow stands that a client has begun: "proposed", or why it is not; whether the
         cache carries the client's packets, and the backend's; and a device of the flow, if there is
         one, that the cache does not stand on, with the reason. Raises `ConntrackError`.

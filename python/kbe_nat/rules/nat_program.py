@@ -38,18 +38,20 @@ from kbe_nat.policy.plan import BackendAddress
 from kbe_nat.rules.commands import Runner
 from kbe_nat.rules.frontends import ElementChange
 from kbe_nat.rules.inherited_slots import InheritedSlots, read_slots
+from kbe_nat.rules.nat_sets import (
+    Elements,
+    NatSet,
+    backend_elements,
+    encode,
+    standby_elements,
+)
 from kbe_nat.rules.nat_table import (
     CHOICE_CHAIN,
     FAMILIES,
     INVALID_COUNTER,
-    Elements,
-    NatSet,
     NatTable,
     NatTableWriter,
-    backend_elements,
-    encode,
     sets,
-    standby_elements,
 )
 from kbe_nat.rules.rule import TAG, Marks
 from kbe_nat.rules.slots import SlotClass

@@ -269,7 +269,7 @@ fn refusal(
     } else if !link.kind.is_empty() && KINDS.split(' ').all(|kind| kind != link.kind) {
         return Some(format!("not tried with devices of the kind {}", link.kind));
     } else if is_detour {
-        "a program of a route looks at what leaves by it (encap bpf), or it encrypts (offload packet)"
+        "a program of a route sees what leaves by it (encap bpf), or it encrypts (offload packet)"
     } else if link.has_ingress_filters {
         "filters of tc look at what comes in by it, and would not see cached packets"
     } else {

@@ -85,11 +85,10 @@ impl Links {
         Ok(links)
     }
 
-    /// The numbers of devices by which packets of one flow may leave in several ways: by programs of
-    /// routes (`encap bpf`), or encrypted whole by the network card, of which they ask nothing
-    /// beside their bytes. Doubts about [`crate::doubts::Topic::Detour`] and `Ipsec` tell when these
-    /// may change. Cost: a dump of all routes, next hops and keys of IPsec, for which CAP_NET_ADMIN
-    /// is needed.
+    /// The numbers of devices by which packets of one flow may leave in several ways: by programs
+    /// of routes (`encap bpf`), or encrypted whole by the network card. Doubts about
+    /// [`crate::doubts::Topic::Detour`] and `Ipsec` tell when these may change. Cost: a dump of all
+    /// routes, next hops and keys of IPsec, for which CAP_NET_ADMIN is needed.
     ///
     /// # Errors
     /// The system's.

@@ -411,7 +411,8 @@ macro_rules! arguments {
 
 arguments! {
     address; addresses; affinity_seconds; after; allocation; answer; away; backend; backend_ids;
-    backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint; counter;
+    backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint;
+    counter;
     client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
     engine; excluded_devices; excluded_ranges; fail_open; family; fanout; first; flows; frame;
     frames; fresh; frontends; gso; hairpin; hash_seed; id;

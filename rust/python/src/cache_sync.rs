@@ -182,8 +182,8 @@ machines! {
     CacheSync: "it has a socket of the kernel",
 }
 
-/// A word, whether the cache carries packets there and back, and a device that is left out, with the
-/// reason.
+/// A word, whether the cache carries packets there and back, and a device that is left out, with
+/// the reason.
 type FlowStanding = (&'static str, bool, bool, Option<(String, String)>);
 
 fn word(standing: Standing) -> &'static str {

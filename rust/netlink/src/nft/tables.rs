@@ -165,15 +165,15 @@ impl Tables {
             (NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_be_bytes().to_vec()),
         ];
         let mut packets = None;
-        let asked = self.ask(GET_OBJECT, 0, Some(table.family), &filter, |message| {
+        let answer = self.ask(GET_OBJECT, 0, Some(table.family), &filter, |message| {
             let data = find(message, NFTA_OBJ_DATA).unwrap_or_default();
             let bytes = find(data, NFTA_COUNTER_PACKETS).and_then(|bytes| bytes.try_into().ok());
             packets = bytes.map(u64::from_be_bytes);
         });
-        match asked {
+        match answer {
             // ENOENT: there is no such table or no such counter in it.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            asked => asked.map(|()| packets),
+            answer => answer.map(|()| packets),
         }
     }
 
