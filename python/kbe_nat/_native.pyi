@@ -780,14 +780,14 @@ class NodeView:
 class Verdict:
     """What is to be done with one packet.
 
-    `action` is one of ACTIONS: "accept" (untouched), "translate" (`packet` holds the new bytes),
+    `action` is one of ACTIONS: "pass" (untouched), "translate" (`packet` holds the new bytes),
     "drop", "reject" (answer with `reject(packet)`), "hold" (a fragment that waits for the first
     one; see `Engine.released`).
     """
 
     @property
     def action(self) -> words.Action:
-        """ "accept", "translate", "drop", "reject" or "hold"."""
+        """ "pass", "translate", "drop", "reject" or "hold"."""
     @property
     def cause(self) -> words.Cause:
         """Why, in a word, such as "new", "established" or "no-endpoints"."""
