@@ -1,6 +1,5 @@
 """Manifests as the real kubectl builds them: their schema, their rights, their configuration."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +10,10 @@ import yaml
 from cluster.follower import following
 from cluster.objects import node, service
 from cluster.server import LiveServer
-from harness.deployment import DEPLOY, Objects, container, kustomize
+from harness.deployment import DATAPATHS, DEPLOY, Objects, container, kustomize, with_component
 from harness.waiting import eventually
 from kbe_nat.kubeproxy.config import read_configuration
+from kbe_nat.rules.rule import DatapathKind
 from kbe_nat.sources.events import Event, EventQueue
 from kbe_nat.sources.kubernetes.resources import watched_resources
 
@@ -58,28 +58,47 @@ def test_its_privilege_is_net_admin_and_its_rules_stay(objects: Objects) -> None
     assert own["lifecycle"]["preStop"]["exec"]["command"] == ["kbe-nat", "handover"]
 
 
-def with_component(kubectl: Path, folder: Path, name: str) -> Objects:
-    """The base with a component, as a site would have it."""
-    shutil.copytree(DEPLOY, folder / "deploy")
-    path = folder / "deploy/site/kustomization.yaml"
-    path.parent.mkdir()
-    path.write_text(f"resources: [../base]\ncomponents: [../components/{name}]\n")
-    return kustomize(kubectl, path.parent)
-
-
-def test_every_packet_gets_what_iptables_needs(kubectl: Path, tmp_path: Path) -> None:
-    objects = with_component(kubectl, tmp_path, "every-packet")
+@pytest.mark.parametrize(
+    ("datapath", "capabilities"),
+    [
+        ("every-packet", ["NET_RAW"]),
+        ("cached", ["BPF", "PERFMON"]),
+        ("auto", ["NET_RAW", "BPF", "PERFMON"]),
+    ],
+)
+@pytest.mark.parametrize("folder", KUSTOMIZATIONS)
+def test_a_component_is_the_one_switch_of_its_datapath(
+    kubectl: Path, tmp_path: Path, folder: str, datapath: str, capabilities: list[str]
+) -> None:
+    objects = with_component(kubectl, tmp_path, datapath, folder)
     own = container(objects)
-    assert own["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
-    assert "/run/xtables.lock" in [mount["mountPath"] for mount in own["volumeMounts"]]
+    assert own["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", *capabilities]
+    has_lock = "/run/xtables.lock" in [mount["mountPath"] for mount in own["volumeMounts"]]
+    assert has_lock == ("NET_RAW" in capabilities)
     test_every_object_is_of_the_published_schema(objects)
+    # The daemon with these arguments has that datapath, whatever the file of the overlay says.
+    path = tmp_path / "config.yaml"
+    path.write_text(objects["ConfigMap", "kbe-nat"]["data"]["config.yaml"])
+    assert "datapath: first-packet" in path.read_text()
+    arguments = [
+        word.replace("/etc/kbe-nat/config.yaml", str(path))
+        for word in own["args"]
+        if "NODE_NAME" not in word
+    ]
+    done = subprocess.run(
+        ["kbe-nat", *arguments, "--write-config-to", "-"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["kbeNat"]["datapath"] == datapath
 
 
-def test_cached_gets_what_its_programs_need(kubectl: Path, tmp_path: Path) -> None:
-    objects = with_component(kubectl, tmp_path, "cached")
-    added = container(objects)["securityContext"]["capabilities"]["add"]
-    assert added == ["NET_ADMIN", "BPF", "PERFMON"]
-    test_every_object_is_of_the_published_schema(objects)
+def test_every_datapath_but_that_of_the_file_has_a_component() -> None:
+    names = {path.name for path in (DEPLOY / "components").iterdir()}
+    assert names == {"auto", *DatapathKind} - {"first-packet"} == {*DATAPATHS}
 
 
 def rights() -> set[tuple[str, str]]:

