@@ -30,6 +30,7 @@ from uuid import UUID
 from kbe_nat._native import Engine
 from kbe_nat.daemon.private_file import PrivateFile
 from kbe_nat.errors import CheckpointError, StateError
+from kbe_nat.kubeproxy.duration import SECOND, go_duration
 
 
 class Clocks:
@@ -125,7 +126,9 @@ class CheckpointFile:
             content = self._file.read(HEAD_SIZE + engine.checkpoint_limit)
             away = Stamp.decode(content).until(Stamp.now(self._clocks))
             if away > MAX_AGE:
-                raise StateError(f"the connections in it are from {away / 1e9:.0f} s ago, too old")
+                age = go_duration(away // SECOND * SECOND)
+                limit = go_duration(MAX_AGE)
+                raise StateError(f"the connections in it are {age} old, more than {limit}")
             return engine.restore(content[HEAD_SIZE:], time.monotonic_ns(), away=away)
         except FileNotFoundError:
             return 0
@@ -148,7 +151,7 @@ STAMP: Final = struct.Struct("<8sI16sQq")
 CHECKSUM: Final = struct.Struct("<I")
 """CRC-32 of the stamp; the engine's part has its own."""
 HEAD_SIZE: Final = STAMP.size + CHECKSUM.size
-MAX_AGE: Final = 600 * 10**9
+MAX_AGE: Final = 600 * SECOND
 """Nanoseconds. Most connections without an answer for so long have ended."""
 LITTLE: Final = 60 * 10**9
 """Nanoseconds by which a clock may have been set back between two boots."""

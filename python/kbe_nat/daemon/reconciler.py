@@ -53,9 +53,13 @@ class Reconciler:
         controller.follow_plans(health)
         self._pending: SourceUpdate | None = None
         """Read, and not yet planned."""
+        self._refused: tuple[KbeNatError, ...] = ()
+        """The errors of the newest update."""
+        self._is_unreadable = False
+        """Whether the source as a whole could not be read at the last attempt."""
         self._has_objects = False
         self._news = ""
-        """About what was taken over since the last `log_news`."""
+        """About what came into force since the last `log_news`."""
         self._standing_errors = ConditionLog(logging.ERROR, "all objects are valid again")
         self._standing_notes = ConditionLog(logging.INFO)
         self._standing_warnings = ConditionLog(logging.WARNING)
@@ -90,8 +94,13 @@ class Reconciler:
         try:
             update = self._source.read()
         except KbeNatError as error:
+            self._is_unreadable = True
             self._log_errors((error,), KEPT)
         else:
+            if self._is_unreadable and update is None:
+                # It is as it was before, so no update says that the errors of then hold again.
+                self._log_errors(self._refused, LEFT_OUT)
+            self._is_unreadable = False
             # A source says once what it touched, so the touched Services of an update that failed
             # are added to those of the next one.
             self._pending = update.covering(self._pending) if update else self._pending
@@ -151,6 +160,7 @@ class Reconciler:
         return {"service_ports": len(ports), "endpoints": backends}
 
     def _apply(self, update: SourceUpdate) -> None:
+        self._refused = update.errors
         self._log_errors(update.errors, LEFT_OUT)
         self._standing_notes.update(update.notes)
         self._standing_warnings.update(update.warnings)
@@ -168,7 +178,7 @@ class Reconciler:
             self._tell_delay()
             span = time.monotonic() - started
             self._metrics.complete(span, is_full=update.touched is None)
-            self._news = f"taken over in {span * 1000:.0f} ms"
+            self._news = f"in force after {span * 1000:.0f} ms"
             self.synced = time.time_ns()
         finally:
             self.own_node.update(self._controller.plan.options.node, update.snapshot.nodes)
