@@ -90,7 +90,7 @@ PYTHON = {
     "explain": "_native family kubeproxy model packets policy port_rows rules",
     "daemon": "family collector counting _native client commands control datapath drivers errors "
     "explain kubeproxy metrics model packets policy port_rows rules server sources version words",
-    "doctor": "daemon datapath drivers errors extras rules",
+    "doctor": "client counting daemon datapath drivers errors extras rules",
     "playground": "client commands daemon errors extras policy sources",
     "lab": "_native commands control datapath drivers engine_tables errors family field_docs "
     "kubeproxy model packets playground policy reference rules sources spelling",

@@ -8,14 +8,20 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from kbe_nat.client import DEFAULT_SOCKET, ask
+from kbe_nat.counting import counted
 from kbe_nat.daemon import privileges
+from kbe_nat.daemon.rows import StatsRow
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.singleton import is_proxy_here
+from kbe_nat.datapath.cached import CACHE
 from kbe_nat.datapath.detect import (
     cache_refusal,
     choose,
@@ -25,7 +31,7 @@ from kbe_nat.datapath.detect import (
 )
 from kbe_nat.datapath.sysctl import ACCOUNTING, sysctl
 from kbe_nat.drivers.native import NativeQueue
-from kbe_nat.errors import FlowCacheError, KbeNatError, QueueError
+from kbe_nat.errors import ControlError, FlowCacheError, KbeNatError, QueueError
 from kbe_nat.extras import missing
 from kbe_nat.extras import remedy as remedy_of
 from kbe_nat.rules.commands import Commands
@@ -58,8 +64,10 @@ class Check(msgspec.Struct, frozen=True, rename={"finding": "found"}):
     """The remedy; empty where nothing is to be done."""
 
 
-def diagnose() -> Iterator[Check]:
-    """Every check, in this process' network namespace. Cost: a dozen commands."""
+def diagnose(socket: Path = DEFAULT_SOCKET) -> Iterator[Check]:
+    """Every check, in this process' network namespace, and of the daemon that answers at the
+    socket, if one does. Cost: a dozen commands.
+    """
     yield Check("kernel", State.OK, f"{platform.system()} {platform.release()}")
     privilege = _privilege()
     yield privilege
@@ -72,6 +80,7 @@ def diagnose() -> Iterator[Check]:
         _rules(),
         _datapath(),
         _flow_cache(),
+        *_notices(socket),
         _standbys(),
         _kube_proxy(surroundings),
     ):
@@ -245,6 +254,28 @@ def _flow_cache() -> Check:
         f"{finding}, but not at {'; '.join(left_out[:MOST_PLACES])}{more}",
         "packets of these devices go the kernel's way; nothing need be done",
     )
+
+
+def _notices(path: Path) -> Iterator[Check]:
+    """Whether the daemon has heard all that the programs of its flow cache had to tell; nothing
+    where none with a cache answers.
+    """
+    with suppress(ControlError):
+        for stats in ask(path, "stats", StatsRow):
+            untold = stats.kernel.get(f"{CACHE}untold")
+            if untold is None:
+                continue
+            yield Check(
+                "cache notices",
+                State.NOTE if untold else State.OK,
+                f"{counted(untold, 'notice')} of resets and volumes found no room"
+                if untold
+                else "the daemon has heard of all resets and volumes of cached connections",
+                "connections that were reset meanwhile stayed in conntrack for up to 10 s; let the"
+                " daemon have more processor time"
+                if untold
+                else "",
+            )
 
 
 def _rules() -> Check:

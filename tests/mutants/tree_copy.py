@@ -18,6 +18,8 @@ ROOT: Final = Path(__file__).parents[2]
 PLACES: Final = ROOT / "target/mutants"
 TEST_SECONDS: Final = 300
 """A test that hangs has noticed."""
+BUILD_SECONDS: Final = 1800
+"""One that is built has not: the first build of a copy takes long on a busy machine."""
 LEAN: Final = ("-o", "addopts=", "-pno:cacheprovider", "-pno:hypothesispytest", "-pno:benchmark")
 """Without the plugins that take longer to begin than most tests."""
 PROFILES: Final = {
@@ -65,8 +67,9 @@ class TreeCopy:
 
     def build_extension(self) -> str | None:
         """None if it is built, from the code as it is here; otherwise why not."""
-        if complaint := self.complaint("cargo build --quiet --release -p kbe-nat-python"):
-            return complaint
+        command = "cargo build --quiet --release -p kbe-nat-python"
+        if complaint := self.complaint(command, BUILD_SECONDS):
+            return complaint if complaint.startswith(UNBUILT) else f"{UNBUILT}: {complaint}"
         [library] = (self._target / "release").glob("lib*native*.so")
         for own in self._extensions:
             _write(self.folder / "python/kbe_nat" / own.name, library.read_bytes())

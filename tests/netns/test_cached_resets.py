@@ -2,6 +2,8 @@
 acknowledgements, and cannot tell such a RST from a forged one.
 """
 
+import json
+import signal
 import socket
 import struct
 import time
@@ -17,13 +19,14 @@ from harness.cached import (
     Talk,
     await_backend,
     cached_daemon,
+    counters,
     forge,
     serve,
     serve_bulk,
     talk,
 )
-from harness.clients import FAMILIES, NAMES, PORT
-from harness.daemons import Daemon
+from harness.clients import FAMILIES, NAMES, PORT, VIPS, Clients
+from harness.daemons import COMMAND, Daemon
 from harness.programs import VOLUME_SERVER
 from harness.tracked import rows, tracked
 from harness.waiting import eventually
@@ -31,6 +34,8 @@ from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import inside
 
 CONNECTIONS = 12
+MANY, ROUNDS, RETRY_SECONDS = 600, 9, 0.26
+"""More notices than wait for the daemon: 4,096."""
 LINGER = struct.pack("ii", 1, 0)
 """Closing sends a RST."""
 VOLUME = 2800 << 20
@@ -129,6 +134,55 @@ def test_a_reset_arrives_after_more_bytes_than_sequence_numbers_tell_apart(
             with pytest.raises(ConnectionResetError):
                 own.socket.recv(1)
         eventually(lambda: not is_established(daemon, own), 5)
+
+
+@FAMILIES
+def test_what_the_daemon_is_not_told_of_is_counted_and_said(daemon: Daemon, family: Family) -> None:
+    assert doctors_word(daemon)["state"] == "ok"
+    with Clients(daemon.cluster, family, MANY, socket.SOCK_STREAM) as clients:
+        assert set(clients.asked()) == {"a"}
+
+        def are_cached() -> bool:
+            before = counters(daemon)["cache-hits"]
+            clients.asked()
+            return counters(daemon)["cache-hits"] - before >= 2 * MANY
+
+        eventually(are_cached)
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(ROUNDS):
+                reset_all(daemon, family, clients)
+                # As often as the programs tell of one reset; the time itself is what is needed.
+                time.sleep(RETRY_SECONDS)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        eventually(lambda: counters(daemon)["cache-untold"] > 0)
+    row = doctors_word(daemon)
+    assert row["state"] == "note" and "found no room" in row["found"]
+
+
+def reset_all(daemon: Daemon, family: Family, clients: Clients) -> None:
+    """A RST of each client's ends, out of its window."""
+    domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
+    link = inside(
+        daemon.cluster.client.path,
+        lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW),
+    )
+    with link:
+        for client in clients.sockets:
+            source, sport = client.getsockname()[:2]
+            segment = traffic.tcp(sport, PORT, traffic.RST, 0x1000_0000, 0)
+            packet = traffic.ip(source, VIPS[family], socket.IPPROTO_TCP, segment)
+            link.sendto(packet, (VIPS[family], 0))
+
+
+def doctors_word(daemon: Daemon) -> dict[str, str]:
+    """What `doctor` says of the daemon's notices."""
+    words = ("doctor", "-o", "json", "--socket", str(daemon.socket))
+    text = daemon.cluster.node.call(*COMMAND, *words)
+    [row] = [row for row in json.loads(text)["items"] if row["name"] == "cache notices"]
+    return dict(row)
 
 
 @contextmanager

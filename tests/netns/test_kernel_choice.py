@@ -22,6 +22,7 @@ from harness.associations import associations
 from harness.choices import chosen, queued
 from harness.clients import FAMILIES, NAMES, Clients, named
 from harness.daemons import Daemon, patched
+from harness.flow_events import EVENTS, KINDS, steps, watch
 from harness.programs import PEER_TELLER, SOON_CALM
 from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
@@ -248,6 +249,32 @@ def test_the_kernel_tells_of_beginnings_and_ends_alone(daemon: Daemon, family: F
     assert (by_kernel <= 100) == (daemon.datapath is DatapathKind.FIRST_PACKET)
     assert begun >= 200
     assert daemon.get("stats")["kernel"]["updates-paused"] == 0
+
+
+@FAMILIES
+@pytest.mark.parametrize("kind", EVENTS)
+def test_who_watches_connections_sees_what_becomes_of_them(
+    daemon: Daemon, family: Family, kind: str, tmp_path: Path
+) -> None:
+    start(daemon)
+    events, to = tmp_path / "events", (address(family, "even"), 80)
+
+    def connect() -> str:
+        with Clients(daemon.cluster, family, 1, KINDS[kind], to) as clients:
+            assert set(clients.asked()) <= {"a", "b"}
+            return str(clients.sockets[0].getsockname()[1])
+
+    def is_quiet() -> bool:
+        listed = daemon.cluster.node.call("nft", "list", "ruleset")
+        return "elements = { tcp, udp, sctp }" in listed.replace("6, 17, 132", "tcp, udp, sctp")
+
+    assert is_quiet() == (daemon.datapath is DatapathKind.FIRST_PACKET)
+    with watch(daemon, events):
+        eventually(lambda: not is_quiet())
+        eventually(lambda: connect() and steps(events))
+        port = connect()
+        eventually(lambda: steps(events).get(port) == EVENTS[kind])
+    eventually(lambda: is_quiet() == (daemon.datapath is DatapathKind.FIRST_PACKET))
 
 
 def test_packets_in_the_middle_of_a_connection_go_to_the_engine(daemon: Daemon) -> None:

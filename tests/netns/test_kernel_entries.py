@@ -8,13 +8,14 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from harness.clients import FAMILIES, NAMES, VIPS, Clients, endpoints, named, service
-from harness.daemons import COMMAND, Daemon, patched
+from harness.daemons import Daemon, patched
+from harness.flow_events import EVENTS, KINDS, port_of, steps, watch
 from harness.programs import SMALL_BUFFERS
 from harness.stage import OFFLOADING, add_ipv6
 from harness.waiting import eventually
@@ -22,7 +23,6 @@ from kbe_nat.family import Family
 from kbe_nat.model import end_parts
 from kbe_nat.playground.cluster import Cluster
 
-KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 MARKS = {"udp": 0x2A, "tcp": 0x1000}
 CLIENT = {4: "10.0.2.100", 6: "fd00:2::100"}
 TIMEOUT = re.compile(r"(?<=\s)\d+(?= (?:[A-Z_]+ )?src=)")
@@ -99,17 +99,6 @@ def test_lines_are_those_of_conntrack(daemon: Daemon, family: Family, is_masquer
         assert daemon.ask("get", "flows", "-o", "wide", "--no-headers").count("0x1000") == 3
 
 
-@contextmanager
-def watch(daemon: Daemon, events: Path) -> Iterator[None]:
-    """The command writes each event into the file."""
-    words = ("conntrack", "-E", "-o", "id", "--socket", str(daemon.socket))
-    with events.open("w") as out, subprocess.Popen([*COMMAND, *words], stdout=out) as watching:
-        try:
-            yield
-        finally:
-            watching.terminate()
-
-
 @FAMILIES
 @pytest.mark.parametrize("kind", KINDS)
 def test_events_are_those_of_conntrack(
@@ -143,31 +132,6 @@ def test_events_are_those_of_conntrack(
                 eventually(lambda: steps(ours).get(port) == EVENTS[kind])
         finally:
             listener.terminate()
-
-
-def steps(path: Path) -> dict[str, list[str]]:
-    """Event, state and marks of each line, by the client's port."""
-    found: dict[str, list[str]] = {}
-    for line in path.read_text().splitlines():
-        if " sport=" in line and "[DESTROY]" not in line:
-            port = port_of(line)
-            step = [word for word in line.split() if word.isupper() or word.startswith("[")]
-            found.setdefault(port, []).append(" ".join(step))
-    return found
-
-
-EVENTS = {
-    "tcp": [
-        "[NEW] SYN_SENT [UNREPLIED]",
-        "[UPDATE] SYN_RECV",
-        "[UPDATE] ESTABLISHED [ASSURED]",
-        "[UPDATE] FIN_WAIT [ASSURED]",
-        "[UPDATE] LAST_ACK [ASSURED]",
-        "[UPDATE] TIME_WAIT [ASSURED]",
-    ],
-    "udp": ["[NEW] [UNREPLIED]", "[UPDATE]"],
-}
-"""What happens to a client's connection that asks once."""
 
 
 @FAMILIES
@@ -232,11 +196,6 @@ def test_what_lost_events_said_is_made_good(
         states = {port_of(line): state_of(line) for line in real(daemon, family)}
         assert flows == states
         assert kept in flows and deleted not in flows
-
-
-def port_of(line: str) -> str:
-    """The client's port."""
-    return line.partition(" sport=")[2].split()[0]
 
 
 def state_of(line: str) -> str:

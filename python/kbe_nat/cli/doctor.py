@@ -3,13 +3,15 @@
 from click.exceptions import Exit
 
 from kbe_nat.cli.flags.listing import DOCUMENT_FLAGS, DocumentSettings
+from kbe_nat.cli.flags.options import Socket
 from kbe_nat.cli.output import show, show_rows, table
 from kbe_nat.cli.verb import verb
+from kbe_nat.client import DEFAULT_SOCKET
 from kbe_nat.doctor import State, diagnose
 
 
 @verb(document=DOCUMENT_FLAGS)
-def doctor(document: DocumentSettings) -> None:
+def doctor(document: DocumentSettings, socket: Socket = DEFAULT_SOCKET) -> None:
     """Say whether this kernel, its settings and our privileges allow serving, and suggest fixes.
 
     Ends with 1 when the proxy cannot run here. Nothing stays changed.
@@ -18,7 +20,7 @@ def doctor(document: DocumentSettings) -> None:
       kbe-nat doctor
       kbe-nat doctor -o json
     """
-    checks = list(diagnose())
+    checks = list(diagnose(socket))
     if document.output.is_document:
         show_rows(checks, "Check", document.output)
     else:

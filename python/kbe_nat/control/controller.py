@@ -28,7 +28,7 @@ from kbe_nat.control.removals import BackendRemovals
 from kbe_nat.datapath.conntrack_settings import ConntrackSettings
 from kbe_nat.datapath.datapath import Datapath
 from kbe_nat.engine_tables import EngineTables
-from kbe_nat.errors import ArgumentError, NotFoundError
+from kbe_nat.errors import ArgumentError, NotFoundError, RulesError
 from kbe_nat.model import ServiceKey, Snapshot, Strategy, join_address, port_names
 from kbe_nat.policy.delta import PlanConsumer, PlanDelta
 from kbe_nat.policy.options import Options
@@ -178,6 +178,14 @@ class Controller:
             changed = ports ^ self._overrides.kernel_ports
             self._overrides.kernel_ports = ports
             self._carry_out(service_keys(p for p in self.plan.ports if p.name in changed))
+
+    def watch_flows(self, is_watched: bool) -> None:
+        """See `Datapath.watch_flows`. What the kernel refuses `repair` tries again."""
+        with self._lock:
+            try:
+                self.datapath.watch_flows(is_watched)
+            except RulesError:
+                self.is_behind = True
 
     def counters(self) -> dict[str, int]:
         """Those of the datapath."""

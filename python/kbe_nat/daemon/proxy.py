@@ -157,7 +157,7 @@ class Proxy:
             stack.callback(self._server.close)
             self._server.start_health()
             stack.callback(self._source.close)
-            subscribers = Subscribers(controller.engine, controller.datapath.watch_flows)
+            subscribers = Subscribers(controller.engine, controller.watch_flows)
             verbs = Verbs(
                 controller,
                 subscribers,

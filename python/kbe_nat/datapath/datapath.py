@@ -110,7 +110,7 @@ class Datapath(PlanConsumer, Protocol):
 
     def watch_flows(self, is_watched: bool) -> None:
         """From now on tell the engine of changes of states as they happen, and keep the kernel's
-        entries of flows that end; or do so no more.
+        entries of flows that end; or do so no more. Raises `RulesError`.
         """
         ...
 

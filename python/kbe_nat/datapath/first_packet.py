@@ -68,7 +68,9 @@ class FirstPacket:
         """
         self.backend_ids = BackendIdMap(diversion.marks.backend)
         self.tells_updates = False
-        """Whether the kernel tells of changes of flows for which it chooses: by the next table."""
+        """Whether the kernel tells of changes of flows for which it chooses, watched or not: by the
+        next table.
+        """
         self._diversion = diversion
         self._leftovers = leftovers
         self._drops_invalid = drops_invalid
@@ -280,9 +282,14 @@ class FirstPacket:
 
     def watch_flows(self, is_watched: bool) -> None:
         """See `Datapath`."""
-        self._are_flows_watched = is_watched
+        before, self._are_flows_watched = self._tells_updates, is_watched
         if self._sync:
             self._sync.watch_flows(is_watched)
+        after = self._tells_updates
+        if after != before and self._is_installed and self._standby.may_choose:
+            self._change_tables(
+                [NatTableChange(family, tells_updates=after) for family in self._plan.families]
+            )
 
     def flow_notes(self, packet: bytes) -> list[tuple[str, str]]:
         """See `Datapath`: nothing."""
@@ -395,8 +402,12 @@ class FirstPacket:
         device = options.pod_interface.removesuffix("+")
         classes = frozenset(self._standby.chosen_classes)
         return KernelChoice(
-            classes, tuple(ranges), device, options.masquerade_all, self.tells_updates
+            classes, tuple(ranges), device, options.masquerade_all, self._tells_updates
         )
+
+    @property
+    def _tells_updates(self) -> bool:
+        return self.tells_updates or self._are_flows_watched
 
 
 def _backend_keys(facts: PortFacts | None) -> frozenset[BackendAddress]:

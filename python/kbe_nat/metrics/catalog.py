@@ -297,7 +297,7 @@ CACHE_EVENTS: Final = Metric(
     "counter",
     "What the cache counts (cached): packets that pass the kernel's stack by (hits), and others by"
     " why they do not; entries made, renewed and ended; flows proposed; times when all entries"
-    " became void (generations).",
+    " became void (generations); resets and volumes of which a slow daemon was not told (untold).",
     ("event",),
 )
 INVALID_DROPPED: Final = Metric(

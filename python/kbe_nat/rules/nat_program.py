@@ -43,6 +43,7 @@ from kbe_nat.rules.nat_sets import (
     NatSet,
     backend_elements,
     encode,
+    quiet_elements,
     standby_elements,
 )
 from kbe_nat.rules.nat_table import (
@@ -83,6 +84,10 @@ class NatTableChange:
     """Classes that have rules in `choice-dnat` from now on, if they have none yet."""
     addresses: ElementChange[str] = field(default_factory=ElementChange)
     hairpins: ElementChange[str] = field(default_factory=ElementChange)
+    tells_updates: bool | None = None
+    """Whether the kernel tells from now on of changes of flows for which it chooses; None: as
+    before.
+    """
 
     def elements(self) -> Iterator[tuple[NatSet, Elements, Elements]]:
         """By map or set, the elements to be removed and those to be added."""
@@ -96,6 +101,9 @@ class NatTableChange:
             (NatSet.ADDRESSES, self.addresses),
         ):
             yield name, dict.fromkeys(change.removed), dict.fromkeys(change.added)
+        if self.tells_updates is not None:
+            before, after = map(quiet_elements, (not self.tells_updates, self.tells_updates))
+            yield NatSet.CHOICE_QUIET, before, after
 
 
 class NatProgram:

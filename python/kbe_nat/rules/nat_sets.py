@@ -35,6 +35,10 @@ class NatSet(StrEnum):
     """Frontends for which the kernel chooses, and whose clients are masqueraded."""
     CHOICE_CLUSTER_IP = "choice-cluster-ip"
     """Cluster IPs for which it chooses: their clients are masqueraded if they are no pods."""
+    CHOICE_QUIET = "choice-quiet"
+    """Protocols of whose flows, where the kernel chooses, listeners hear the beginning and the end
+    alone.
+    """
     HAIRPINS = "hairpins"
     """Pairs of one address: backends of these that may reach themselves."""
     REJECT_UNSERVED = "reject-unserved"
@@ -48,7 +52,7 @@ class NatSet(StrEnum):
 SlotKey: TypeAlias = tuple[FrontendKey, int]
 """A frontend and the number of a slot."""
 Key: TypeAlias = int | FrontendKey | SlotKey | str
-"""A backend's id or the seed, a frontend, one of its slots, or an address."""
+"""A backend's id, the seed or a protocol's number, a frontend, one of its slots, or an address."""
 Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 """With their values; those of sets have none."""
 
@@ -56,6 +60,11 @@ Elements: TypeAlias = Mapping[Key, BackendAddress | None]
 def backend_elements(ids: Mapping[BackendAddress, int]) -> Elements:
     """Elements of the map of backends."""
     return {backend_id: backend for backend, backend_id in ids.items()}
+
+
+def quiet_elements(tells_updates: bool) -> Elements:
+    """Elements of the set of protocols without updates: none where all are told of."""
+    return {} if tells_updates else {NUMBERS[name]: None for name in ("tcp", "udp", "sctp")}
 
 
 def standby_elements(standby: Standby) -> dict[NatSet, Elements]:
@@ -90,7 +99,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
     frontend = struct.Struct(f"!{length}sB3xH2x")
     backend = struct.Struct(f"!{length}sH2x")
     # Marks, and numbers that the kernel has drawn, stand in registers in the host's byte order.
-    number = struct.Struct("=I")
+    number = struct.Struct("B" if name is NatSet.CHOICE_QUIET else "=I")
     records = bytearray()
     last: FrontendKey | None = None
     packed = b""
@@ -113,6 +122,7 @@ def encode(family: Family, name: NatSet, elements: Elements, marks: Marks) -> Nf
     key_lengths = {
         NatSet.BACKENDS: number.size,
         NatSet.HASH_SEED: number.size,
+        NatSet.CHOICE_QUIET: number.size,
         NatSet.STANDBY_SLOTS: frontend.size + number.size,
         NatSet.HAIRPINS: 2 * length,
         NatSet.ADDRESSES: length,
@@ -126,6 +136,8 @@ def element_text(name: NatSet, key: Key, value: BackendAddress | None, marks: Ma
     step = marks.backend & -marks.backend if name is NatSet.BACKENDS else 1
     if name is NatSet.HAIRPINS:
         return f"{key} . {key}"
+    if name is NatSet.CHOICE_QUIET:
+        return str(key)
     text = f"{key * step:#x}" if isinstance(key, int) else _key_text(key)
     return f"{text} : {value[0]} . {value[1]}" if value else text
 
@@ -150,6 +162,7 @@ SET_TYPES: Final[Mapping[NatSet, str]] = {
     NatSet.STANDBY_SLOTS: "typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2"
     " : {ip} daddr . th dport",
     **dict.fromkeys((NatSet.FRONTENDS, *KIND_SETS), FRONTEND_TYPE),
+    NatSet.CHOICE_QUIET: "type inet_proto",
     NatSet.HAIRPINS: "type {address} . {address}",
     NatSet.ADDRESSES: "type {address}",
     NatSet.HASH_SEED: "type mark",

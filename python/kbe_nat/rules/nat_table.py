@@ -54,6 +54,7 @@ from kbe_nat.rules.nat_sets import (
     NatSet,
     backend_elements,
     element_text,
+    quiet_elements,
     standby_elements,
 )
 from kbe_nat.rules.rule import Marks
@@ -74,8 +75,8 @@ class KernelChoice:
     masquerades_all: bool = False
     """All clients are masqueraded, pods too."""
     tells_updates: bool = False
-    """The kernel tells listeners of every change of such a flow, not of its beginning and end
-    alone.
+    """The kernel tells listeners of every change of such a flow that begins from now on, not of its
+    beginning and end alone.
     """
 
 
@@ -109,7 +110,7 @@ class NatTable:
         """The values that are in rules: another shape needs another table. Rules of classes come by
         themselves.
         """
-        choice = self.choice and replace(self.choice, classes=frozenset())
+        choice = self.choice and replace(self.choice, classes=frozenset(), tells_updates=False)
         return (
             self.ranges,
             self.resets_tcp,
@@ -180,13 +181,18 @@ class NatTableWriter:
             )
             for hook, chain in (("prerouting", arriving), ("output", "new"))
         }
-        # The kernel makes some six messages about the changes of a connection, the first while its
-        # client waits, if anybody listens. Connect times need them, and are not measured here.
-        tells_updates = table.choice and table.choice.tells_updates
-        events = "" if tells_updates else "ct event set new,destroy "
-        choice = [f"{_frontend(ip)} @{name} {events}accept" for name in CHOICE_SETS]
+        choice = {
+            # The kernel makes some six messages about the changes of a connection, the first while
+            # its client waits, if anybody listens. Connect times need them, and are not measured
+            # here; who watches flows does.
+            "choice-accept": (
+                f"meta l4proto @{NatSet.CHOICE_QUIET} ct event set new,destroy",
+                "accept",
+            ),
+            "choice": tuple(f"{_frontend(ip)} @{name} goto choice-accept" for name in CHOICE_SETS),
+        }
         return {
-            **({"choice": tuple(choice)} if table.choice else {}),
+            **(choice if table.choice else {}),
             "queue-bypass": (
                 *(OPENINGS if table.choice else ()),
                 f"ct state invalid {DROP_INVALID}",
@@ -313,6 +319,9 @@ def sets(table: NatTable) -> dict[NatSet, Elements]:
     contents: dict[NatSet, Elements] = {
         NatSet.BACKENDS: backend_elements(table.backends),
         **standby_elements(table.standby),
+        NatSet.CHOICE_QUIET: quiet_elements(
+            table.choice is not None and table.choice.tells_updates
+        ),
         NatSet.HAIRPINS: dict.fromkeys(table.hairpins),
         NatSet.ADDRESSES: dict.fromkeys(table.addresses),
         NatSet.HASH_SEED: {table.hash_seed: None},
@@ -320,7 +329,7 @@ def sets(table: NatTable) -> dict[NatSet, Elements]:
     if not table.slot_classes:
         del contents[NatSet.STANDBY_SLOTS]
     if not table.choice:
-        for name in (*CHOICE_SETS, NatSet.HAIRPINS):
+        for name in (*CHOICE_SETS, NatSet.CHOICE_QUIET, NatSet.HAIRPINS):
             del contents[name]
     return contents
 
