@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from kbe_nat._native import STRATEGIES
 from kbe_nat.family import Family, family_of
 from kbe_nat.model import Service, Snapshot, Strategy, join_address
-from kbe_nat.sources.address import endpoint_refusal, parse_address, parse_range, split_address
+from kbe_nat.sources.address import (
+    endpoint_refusal,
+    parse_address,
+    parse_range,
+    split_address,
+    without_port,
+)
 
 
 def test_values_are_immutable_and_equal_by_content() -> None:
@@ -139,3 +145,26 @@ def test_address_and_port(text: str, address: str, port: int | None) -> None:
 def test_wrong_address_and_port(text: str) -> None:
     with pytest.raises(ValueError, match=r"address|port"):
         split_address(text)
+
+
+def test_a_port_that_is_no_number_is_not_taken_for_a_wrong_address() -> None:
+    with pytest.raises(ValueError, match=r"'10\.0\.0\.1:http': a port is a number"):
+        split_address("10.0.0.1:http")
+    with pytest.raises(ValueError, match=r"'10\.0\.0\.256' is no IP address"):
+        split_address("10.0.0.256:80")
+    with pytest.raises(ValueError, match=r"'::1:10249': an IPv6 address .* \[::1\]:10249"):
+        split_address("::1:10249")
+
+
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [
+        ("10.0.0.1", "10.0.0.1:80"),
+        ("fd00::1", "[fd00::1]:80"),
+        ("[fd00::1]", "[fd00::1]:80"),
+        ("fd00::1:8080", "[fd00::1]:8080"),
+    ],
+)
+def test_where_a_port_is_missing_the_form_with_one_is_shown(text: str, example: str) -> None:
+    assert split_address(text)[1] is None
+    assert without_port(text) == f"{text!r} has no port: write it as in {example}"

@@ -47,7 +47,8 @@ def ask(path: Path, verb: str, result: type[_T], /, **parameters: object) -> Ite
             raise ControlError(f"{path}: the daemon ended before it had answered") from None
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(
-                f"{path}: no daemon answers here (kbe-nat proxy, --socket)"
+                f"{path}: no daemon answers here: start kbe-nat proxy, or name the socket of one by"
+                " --socket"
             ) from None
         except (TimeoutError, BlockingIOError):
             seconds = f"{patience:.0f} s"

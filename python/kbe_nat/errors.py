@@ -22,6 +22,13 @@ class SettingError(ArgumentError):
         return f"Invalid value for {self.flag}: {self.reason}"
 
 
+class MissingSettingError(SettingError):
+    """A setting that is needed was not given."""
+
+    def __str__(self) -> str:
+        return f"Missing option {self.flag}: {self.reason}"
+
+
 class PacketError(ArgumentError):
     """A packet cannot be read, or built of these fields."""
 

@@ -35,7 +35,7 @@ CAPTURE = str(ROOT / "examples/traffic.pcap")
             "--masquerade-address",
         ),
         (("replay", "-f", SEED), "CAPTURE"),
-        (("replay", "x.pcap"), "--filename"),
+        (("replay", "x.pcap"), "Missing option -f"),
         (("explain", "-f", SEED, "--from", "10.0.2.15"), "--to"),
         (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", VIP), "no port"),
         (("explain", "-f", SEED, "--from", "fd00::1", "--to", f"{VIP}:80"), "different families"),
@@ -45,13 +45,23 @@ CAPTURE = str(ROOT / "examples/traffic.pcap")
         ),
         (("nonsense",), "nonsense"),
         (("demo", "--requests", "-1"), "--requests"),
-        (("proxy",), "--manifests"),
+        (("proxy",), "Missing option --manifests: say where"),
+        (("shadow",), "Missing option -f: say where"),
+        (("dump",), "Missing option -f: say where"),
+        (("explain",), "Missing option --from: give --from and --to"),
+        (("explain", "--to", VIP), "Missing option --from: a packet has both ends"),
+        (("explain", "--from", "fd00::1", "--to", f"{VIP}:80"), "Missing option -f"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", "fd00::1:80"), "[fd00::1]:80"),
+        (("explain", "-f", SEED, "--from", "10.0.2.15", "--to", f"{VIP}:http"), "a port is a"),
         (("proxy", "--manifests", "absent", "--dry-run"), "absent"),
         (("proxy", "--manifests", ".", "--mark-flow", "3"), "--mark-flow"),
         (("proxy", "--manifests", ".", "--service-proxy-name", "a b"), "--service-proxy-name"),
         (("proxy", "--manifests", ".", "--cpus", "first"), "--cpus"),
         (("conntrack", "-L", "-C"), "only one of"),
-        (("get", "services", "--socket", "/nowhere"), "no daemon answers here"),
+        (
+            ("get", "services", "--socket", "/nowhere"),
+            "no daemon answers here: start kbe-nat proxy, or",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -449,4 +459,6 @@ def test_a_message_names_the_flag_as_it_was_typed(
 ) -> None:
     code, out, err = kbe(*words)
     assert (code, out) == (2, "")
-    assert err.startswith(f"kbe-nat: Invalid value for {flag}: ")
+    assert err.startswith(
+        (f"kbe-nat: Invalid value for {flag}: ", f"kbe-nat: Missing option {flag}: ")
+    )

@@ -81,7 +81,7 @@ def test_objects_change_in_the_middle(kbe: Ran, slow: Path, nobody: Path) -> Non
     assert result["flows"] == 4
     assert result["actions"]["reject"] == 12
     code, _, err = kbe("replay", *change, slow)
-    assert (code, "--filename: say where the objects are" in err) == (2, True)
+    assert (code, "Missing option -f: say where the objects are" in err) == (2, True)
 
 
 def test_the_first_objects_come_before_any_moment(kbe: Ran, slow: Path, nobody: Path) -> None:

@@ -35,7 +35,7 @@ from kbe_nat.client import ask, ask_rows
 from kbe_nat.counting import counted
 from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
-from kbe_nat.errors import SettingError
+from kbe_nat.errors import MissingSettingError, SettingError
 from kbe_nat.explain import (
     MIXED,
     ExplanationRow,
@@ -50,7 +50,7 @@ from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import Snapshot
 from kbe_nat.policy.plan import Plan
 from kbe_nat.policy.planner import plan
-from kbe_nat.sources.address import split_address
+from kbe_nat.sources.address import split_address, without_port
 from kbe_nat.spelling import none_of
 
 
@@ -132,7 +132,7 @@ def explain(
     if (capture is not None) + (question is not None) + (flows is not None) != 1 or (
         (capture is None) != (number is None)
     ):
-        raise SettingError(*_which(packet, capture, number, flows))
+        raise _which(packet, capture, number, flows)
     if question is None:
         refuse_on_command_line(
             command, ["proto", "iif"], "it has no effect: it belongs to --from and --to"
@@ -147,7 +147,7 @@ def explain(
         return
     refuse_on_command_line(command, ["socket"], "it has no effect without --live")
     if not objects.files:
-        raise SettingError("--filename", "say where the objects are, or --live")
+        raise MissingSettingError("-f", "say where the objects are, or --live")
     offline = _Offline(objects, node)
     if flows is not None:
         questions = read_flows(flows)
@@ -190,21 +190,20 @@ class _Offline:
 
 def _which(
     packet: PacketDescription, capture: Path | None, number: int | None, flows: Path | None
-) -> tuple[str, str]:
-    """The flag that is missing or too much, and why, where not one packet or list is described."""
+) -> SettingError:
+    """What is missing or too much, where not one packet or list is described."""
     ways = "give --from and --to, or --flows, or a capture and --packet"
     if capture is not None and not capture.exists():
-        return "CAPTURE", f"there is no file {capture}; --to names a Service"
+        return SettingError("CAPTURE", f"there is no file {capture}; --to names a Service")
     if capture is not None and number is None:
-        return "--packet", f"say which packet of {capture} is meant"
+        return MissingSettingError("--packet", f"say which packet of {capture} is meant")
     if number is not None and capture is None:
-        return "--packet", f"say which capture it is of; {ways}"
+        return SettingError("--packet", f"say which capture it is of; {ways}")
     if flows is not None:
-        return "--flows", f"one description is enough: {ways}"
-    return (
-        "--from",
-        f"{'one description is enough' if packet.source else 'it is missing'}: {ways}",
-    )
+        return SettingError("--flows", f"one description is enough: {ways}")
+    if packet.source:
+        return SettingError("--from", f"one description is enough: {ways}")
+    return MissingSettingError("--from", ways)
 
 
 def _question(packet: PacketDescription) -> FlowQuestion | None:
@@ -213,7 +212,7 @@ def _question(packet: PacketDescription) -> FlowQuestion | None:
         return None
     if packet.source is None or packet.destination is None:
         missing = "--to" if packet.destination is None else "--from"
-        raise SettingError(missing, "a packet has both: give --from and --to")
+        raise MissingSettingError(missing, "a packet has both ends: give --from and --to")
     try:
         protocol = convert(packet.protocol.lower(), Protocol) if packet.protocol else None
     except ValidationError:
@@ -232,7 +231,7 @@ def _describe(question: FlowQuestion, ports: Iterable[Reachable]) -> bytes:
         protocol = cast(Protocol, word)
     to_address, to_port = parse(split_address, destination, "--to")
     if to_port is None:
-        raise SettingError("--to", f"{question.destination!r} has no port")
+        raise SettingError("--to", without_port(question.destination))
     from_end = (from_address, EPHEMERAL_PORT if from_port is None else from_port)
     try:
         return wire.opening(protocol, from_end, (to_address, to_port))

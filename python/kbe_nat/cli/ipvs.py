@@ -17,7 +17,7 @@ from kbe_nat.client import DEFAULT_SOCKET, ask_rows
 from kbe_nat.daemon.rows import DescriptionRow, EndpointRow, FlowRow, FrontendRow, Pair
 from kbe_nat.errors import NotFoundError, SettingError
 from kbe_nat.model import end_parts, join_address
-from kbe_nat.sources.address import split_address
+from kbe_nat.sources.address import split_address, without_port
 
 Counts: TypeAlias = tuple[int | None, ...]
 """Connections, packets there and back, bytes there and back; None: not counted."""
@@ -66,7 +66,7 @@ def parse_server(text: str) -> tuple[str, int]:
     """Address and port. Raises ValueError."""
     address, port = split_address(text)
     if port is None:
-        raise ValueError(f"{text!r} has no port")
+        raise ValueError(without_port(text))
     return address, port
 
 

@@ -18,7 +18,7 @@ from kbe_nat.cli.flags.options import refuse_on_command_line, warn
 from kbe_nat.cli.flags.parameters import Flags, TextFlag
 from kbe_nat.cli.output import document_of, show, show_next, table
 from kbe_nat.cli.verb import verb
-from kbe_nat.errors import KbeNatError, SettingError
+from kbe_nat.errors import KbeNatError, MissingSettingError
 from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.model import join_address
 from kbe_nat.policy.planner import plan
@@ -140,7 +140,7 @@ def shadow(
         command, ["reject_with"], "it has no effect: what is refused never appears there"
     )
     if not objects.files:
-        raise SettingError("--filename", "say where the objects are")
+        raise MissingSettingError("-f", "say where the objects are")
     store = Store(FileCompletion(objects.pod_range))
     source = Manifests(objects.files, store, is_strict=objects.is_strict)
     comparison = Shadow()

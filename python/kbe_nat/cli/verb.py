@@ -151,7 +151,7 @@ class VerbCommand(click.Command):
             interrupt.disarm()
             return self._function(**values, **built)
         except SettingError as error:
-            raise SettingError(self._typed(error.flag, context), error.reason) from None
+            raise type(error)(self._typed(error.flag, context), error.reason) from None
         except KeyboardInterrupt:
             # click would write a line.
             raise click.exceptions.Exit(interrupt.INTERRUPTED) from None

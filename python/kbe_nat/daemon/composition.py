@@ -30,7 +30,13 @@ from kbe_nat.datapath.every_packet import EveryPacket
 from kbe_nat.datapath.first_packet import FirstPacket
 from kbe_nat.drivers.native import SPIN_SECONDS, NativeQueue
 from kbe_nat.drivers.netfilterqueue import NetfilterQueue
-from kbe_nat.errors import FlowCacheError, PrivilegeError, RulesError, SettingError
+from kbe_nat.errors import (
+    FlowCacheError,
+    MissingSettingError,
+    PrivilegeError,
+    RulesError,
+    SettingError,
+)
 from kbe_nat.metrics.rest import RestMetrics
 from kbe_nat.model import Choice, Snapshot
 from kbe_nat.policy.options import Options
@@ -156,7 +162,9 @@ def _source(live: LiveSettings, requests: RestMetrics, events: EventQueue | None
     is_asked = _asks_api_server(settings)
     if not wanted.manifests:
         if not is_asked and not is_in_cluster():
-            raise SettingError("--manifests", "say where the objects are, here or by --kubeconfig")
+            raise MissingSettingError(
+                "--manifests", "say where the objects are, here or by --kubeconfig"
+            )
         # What files leave out, the control plane has filled in.
         return _api_server(live, Store(), requests, events)
     store = Store(FileCompletion(wanted.pod_range))

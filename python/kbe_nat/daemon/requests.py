@@ -7,7 +7,7 @@ import msgspec
 from kbe_nat.daemon.rows import DecisionAction, NameKind
 from kbe_nat.errors import ControlError
 from kbe_nat.kubeproxy.dump import FamilyName, Form, Names
-from kbe_nat.sources.address import split_address
+from kbe_nat.sources.address import split_address, without_port
 from kbe_nat.sources.manifests.documents import reason_and_path
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -147,7 +147,7 @@ def end_of(text: str) -> tuple[str, int]:
     except ValueError as error:
         raise ControlError(f"flows: {error}") from None
     if port is None:
-        raise ControlError(f"flows: {text!r} has no port")
+        raise ControlError(f"flows: {without_port(text)}")
     return address, port
 
 

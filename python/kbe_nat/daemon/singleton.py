@@ -29,7 +29,7 @@ def only_proxy() -> Iterator[None]:
     with holder:
         number = _bind(holder)
         if number in (errno.EBUSY, errno.EPERM) and QUEUE in queue_counters():
-            raise ControlError("another kbe-nat proxy runs in this network namespace")
+            raise ControlError(OTHER_PROXY)
         if number:
             raise ControlError(f"queue {QUEUE} cannot be bound: {os.strerror(number)}")
         yield
@@ -69,6 +69,10 @@ def _bind(holder: socket.socket) -> int:
         return error.errno or errno.ETIMEDOUT
 
 
+OTHER_PROXY: Final = (
+    "another kbe-nat proxy runs in this network namespace: stop it first, after kbe-nat handover"
+    " if its rules are to stay"
+)
 QUEUE: Final = 65_535
 """The process that has bound this queue is the proxy; packets go to other queues."""
 NETLINK_NETFILTER: Final = 12

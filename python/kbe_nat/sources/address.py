@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from kbe_nat.family import Family, family_of
+from kbe_nat.model import join_address
 
 
 def parse_address(text: str) -> str:
@@ -92,7 +93,11 @@ def split_address(text: str) -> tuple[str, int | None]:
     match = _BRACKETED.fullmatch(text)
     if match is None and text.count(":") == 1:
         match = _PLAIN.fullmatch(text)
+        if match is None and _is_address(text.partition(":")[0]):
+            raise ValueError(f"{text!r}: a port is a number")
     if match is None:
+        if not _is_address(text) and (bracketed := _in_brackets(text)):
+            raise ValueError(f"{text!r}: an IPv6 address with a port is written {bracketed}")
         return parse_address(text), None
     address = parse_address(match[1])
     if text.startswith("[") and family_of(address) == Family.IPV4 and ":" not in match[1]:
@@ -103,6 +108,28 @@ def split_address(text: str) -> tuple[str, int | None]:
     if port > 65535:
         raise ValueError(f"{text!r}: a port is at most 65535")
     return address, port
+
+
+def without_port(text: str) -> str:
+    """What to say of an end that `split_address` found no port in."""
+    address, _ = split_address(text)
+    # What reads as one longer address may be meant as one with a port.
+    example = _in_brackets(text) or join_address(address, 80)
+    return f"{text!r} has no port: write it as in {example}"
+
+
+def _in_brackets(text: str) -> str:
+    """A text as an IPv6 address and a port that was written without brackets; empty: it is none."""
+    head, _, port = text.rpartition(":")
+    return f"[{head}]:{port}" if ":" in head and port.isdecimal() and _is_address(head) else ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 _SUSPICIOUS: Final = frozenset((0, 127, 169, *range(224, 240), 255))

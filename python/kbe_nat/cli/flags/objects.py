@@ -6,7 +6,7 @@ from typing import Final
 from kbe_nat.cli.flags.flag import Flag
 from kbe_nat.cli.flags.options import POD_RANGE_FLAG, warn
 from kbe_nat.cli.flags.parameters import TextFlag, parameter_names
-from kbe_nat.errors import FileError, SettingError
+from kbe_nat.errors import FileError, MissingSettingError
 from kbe_nat.model import Snapshot
 from kbe_nat.sources.address import parse_range
 from kbe_nat.sources.manifests.defaults import POD_RANGE
@@ -55,7 +55,7 @@ def read_objects(objects: ObjectSettings, *, needs_service: bool = False) -> Sna
     and as `read_manifests` does.
     """
     if not objects.files:
-        raise SettingError("--filename", "say where the objects are")
+        raise MissingSettingError("-f", "say where the objects are")
     update = read_manifests(objects.files, pod_range=objects.pod_range)
     snapshot = update.snapshot
     lacks_service = not snapshot.services

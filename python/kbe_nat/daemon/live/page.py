@@ -25,7 +25,7 @@ from kbe_nat.daemon.verbs import explain_live
 from kbe_nat.explain import sentence, verdict_of
 from kbe_nat.server.answer import JSON_HEADERS, Answer
 from kbe_nat.server.site import NO_STORE, Query, bad_request
-from kbe_nat.sources.address import split_address
+from kbe_nat.sources.address import split_address, without_port
 from kbe_nat.sources.manifests.documents import reason_and_path
 
 _Fields = TypeVar("_Fields", bound=msgspec.Struct)
@@ -92,7 +92,7 @@ class LivePage:
         address, port = split_address(question.source)
         destination, destination_port = split_address(question.destination)
         if destination_port is None:
-            raise ValueError(f"{question.destination!r} has no port")
+            raise ValueError(without_port(question.destination))
         end = (address, EPHEMERAL_PORT if port is None else port)
         return wire.opening(question.protocol, end, (destination, destination_port))
 
