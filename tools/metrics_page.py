@@ -27,20 +27,21 @@ six, one for each cause of refusals, and 16 once a client of TCP has connected: 
 6 MB of text, and 28 MB when all of them have connections. With `backend` each backend of a service
 port has eight more: for nodes with few endpoints. With `off` traffic is not shown by service port.
 
-The kernel carries connections in `first-packet`: counters of those that go on are brought up to
-date every 30 s, and packets and bytes are counted if `net.netfilter.nf_conntrack_acct` is 1.
+The kernel carries connections in `first-packet` and `cached`: counters of those that go on are
+brought up to date every 30 s, and packets and bytes are counted if
+`net.netfilter.nf_conntrack_acct` is 1.
 """
 RULE: Final = "|---|---|---|---|"
 CONNECTS: Final = """
 `kbe_nat_service_connect_duration_seconds` measures from the first SYN that is sent to a backend to
 its SYN-ACK; repeated SYNs begin no new wait. Refused and unanswered connections are not in it, nor
-those whose handshake a restart divides, nor, in `first-packet`, those that the standby served.
+those whose handshake a restart divides, nor those that the standby served while no daemon ran.
 
-In `every-packet` both moments are the engine's, and all connections are measured. In `first-packet`
-the engine sees the SYN, and an event of the kernel tells of the SYN-ACK. Events have the kernel's
-time from Linux 6.14 on if `net.netfilter.nf_conntrack_timestamp` is 1. Otherwise their arrival
-counts, which is late by as long as our thread waits for a processor, and an event that may have
-waited for more than 1 ms is not counted. Of a node with many connections a sample is measured:
+In `every-packet` both moments are the engine's, and all connections are measured. In the other
+datapaths the engine sees the SYN, and an event of the kernel tells of the SYN-ACK. Events have the
+kernel's time from Linux 6.14 on if `net.netfilter.nf_conntrack_timestamp` is 1. Otherwise their
+arrival counts, which is late by as long as our thread waits for a processor, and an event that may
+have waited for more than 1 ms is not counted. Of a node with many connections a sample is measured:
 the kernel makes 5,000 events a second for us, those of some 800 connections, and `updates-paused`
 counts the seconds with more. Which ones does not depend on how long they took. All this costs up to
 2 % of a processor.

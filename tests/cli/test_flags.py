@@ -462,3 +462,7 @@ def test_a_message_names_the_flag_as_it_was_typed(
     assert err.startswith(
         (f"kbe-nat: Invalid value for {flag}: ", f"kbe-nat: Missing option {flag}: ")
     )
+
+
+def test_a_default_duration_is_written_as_one_is_given(kbe: Ran) -> None:
+    assert "Time between two looks. Default: 1s." in " ".join(kbe("top", "--help")[1].split())

@@ -11,7 +11,7 @@ def handover(socket: Socket = DEFAULT_SOCKET) -> None:
     stay. A container's preStop hook calls this, because kubelet sends SIGTERM only.
 
     Examples:
-      kbe-nat handover && systemctl restart kbe-nat
+      kbe-nat handover && systemctl stop kbe-nat
     """
     list(ask(socket, "handover", type(None)))
     print("the rules stay when the daemon ends")

@@ -280,8 +280,8 @@ LOOP_PANICS: Final = Metric(
 DATAPATH_EVENTS: Final = Metric(
     "kbe_nat_datapath_events_total",
     "counter",
-    "What first-packet counts of the kernel: its events and lost ones, flows that were ended, and"
-    " packets without a tracked flow or a known backend.",
+    "What the kernel does (first-packet, cached): its events and lost ones, flows that were ended,"
+    " and packets without a tracked flow or a known backend.",
     ("event",),
 )
 CACHE_FLOWS: Final = Metric(
@@ -307,7 +307,9 @@ INVALID_DROPPED: Final = Metric(
     " forwarded (first-packet, cached; in every mode).",
 )
 BACKENDS_WAITING: Final = Metric(
-    "kbe_nat_backends_waiting", "gauge", "Backends for which no mark is free (first-packet)."
+    "kbe_nat_backends_waiting",
+    "gauge",
+    "Backends for which no mark is free (first-packet, cached).",
 )
 
 SERVICE_FLOWS: Final = Metric(

@@ -211,6 +211,8 @@ def _default_text(option: Option) -> str:
             return ""
         spelling = (option.opts if value else option.secondary_opts)[0]
         return f"Default: {spelling}."
+    if isinstance(option.type, Seconds):
+        return f"Default: {value:g}s."
     return f"Default: {value}."
 
 
