@@ -125,24 +125,10 @@ __all__ = [
 ]
 
 
-class _Names(list[str]):
-    """Names for star imports and tools, which go through the list. help() asks whether a name is in
-    it and prints all that is in full, here 3,000 lines: the map above and `help(kbe_nat.Engine)`
-    serve better.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        return False
-
-
-_NAMES = frozenset(__all__)
-globals()["__all__"] = _Names(__all__)
-
-
 def __getattr__(name: str) -> object:
     # A name is imported when it is asked for: the command starts without the engine, and programs
     # that use the engine alone without the packages that read objects.
-    if name in _NAMES:
+    if name in __all__:
         from importlib import import_module
 
         if name in ("compat", "drivers", "errors", "lab", "packets", "words"):
