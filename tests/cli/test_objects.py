@@ -4,10 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from harness.verbs import SEED, VIP, Ran
+from kbe_nat.daemon import privileges
+from kbe_nat.daemon.settings import Settings
+from kbe_nat.errors import RulesError
 
 VERBS = pytest.mark.parametrize(
     "verb",
@@ -161,6 +165,21 @@ def test_a_proxy_that_would_serve_nothing_says_so(
     assert code == 0 and all(text in err for text in said)
     code, out, err = kbe("proxy", "--manifests", "objects", "--dry-run", "--strict")
     assert (code, out) == (2, "") and said[0] in err
+
+
+def test_a_dry_run_that_may_not_ask_the_kernel_names_the_privilege(
+    kbe: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(settings: Settings) -> NoReturn:
+        raise RulesError("nft: cache initialization failed: Operation not permitted")
+
+    monkeypatch.setattr("kbe_nat.cli.proxy.build", refuse)
+    flags = ("proxy", "--manifests", str(tmp_path), "--dry-run")
+    assert "cache initialization failed" in kbe(*flags)[2]
+    monkeypatch.setattr(privileges, "effective", lambda: 0)
+    code, _, err = kbe(*flags)
+    needed = "kbe-nat: CAP_NET_ADMIN is needed, to ask the kernel what it can do: run as root"
+    assert (code, err.startswith(needed)) == (2, True)
 
 
 def test_a_dry_run_says_what_the_daemon_would_say(kbe: Ran, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from kbe_nat.daemon.composition import build, clean_up, initialise
 from kbe_nat.daemon.logs import log_to_stderr
 from kbe_nat.daemon.settings import Settings
 from kbe_nat.daemon.standard_error import make_stderr_nonblocking
-from kbe_nat.errors import PrivilegeError, SettingError
+from kbe_nat.errors import PrivilegeError, RulesError, SettingError
 from kbe_nat.extras import require
 from kbe_nat.rules.commands import Commands
 from kbe_nat.rules.kube_proxy_remains import clean_up_kube_proxy
@@ -108,7 +108,7 @@ def proxy(
         remains = clean_up(settings)
         print("\n".join(f"removed: {each}" for each in remains) or "no rules of kbe-nat were here")
     elif dry_run:
-        print(build(settings).render(warn), end="")
+        print(_rendered(settings), end="")
     else:
         require("proxy", "kbe-nat proxy")
         build(settings, flags=flag_texts(settings), file=configuration_file(line)).run()
@@ -120,8 +120,26 @@ def _check(*, dry_run: bool, cleanup: bool, cleanup_kube_proxy: bool) -> None:
         raise SettingError("--dry-run", "it prints what would be put in, not what is taken out")
     if cleanup and cleanup_kube_proxy:
         raise SettingError("--cleanup-kube-proxy", "--cleanup takes out our rules: one at a time")
-    if not dry_run and not privileges.effective() >> privileges.CAP_NET_ADMIN & 1:
-        raise PrivilegeError("CAP_NET_ADMIN is needed: run as root, or give it this capability")
+    if not dry_run and not _is_privileged():
+        raise PrivilegeError(f"CAP_NET_ADMIN is needed: {PRIVILEGE_WAY}")
+
+
+def _is_privileged() -> bool:
+    return bool(privileges.effective() >> privileges.CAP_NET_ADMIN & 1)
+
+
+def _rendered(settings: Settings) -> str:
+    """What would be put into the kernel. Raises as `build` does; `PrivilegeError` where the kernel
+    may not be asked what it can do.
+    """
+    try:
+        return build(settings).render(warn)
+    except RulesError:
+        if _is_privileged():
+            raise
+        # The commands that ask would be blamed for it, each in words of its own.
+        need = "CAP_NET_ADMIN is needed, to ask the kernel what it can do"
+        raise PrivilegeError(f"{need}: {PRIVILEGE_WAY}") from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -153,4 +171,5 @@ def _write(path: Path, text: str) -> None:
             copy.unlink(missing_ok=True)
 
 
+PRIVILEGE_WAY: Final = "run as root, or give it this capability"
 LOG: Final = logging.getLogger("kbe_nat.daemon")
