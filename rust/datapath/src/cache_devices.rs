@@ -13,7 +13,8 @@
 //! A packet that the cache sends has its bytes and nothing beside: no mark, and no metadata that a
 //! route or a filter gave it. So the cache stands on those kinds of devices alone of which it is
 //! known that they ask for no more, and on none by which packets of one flow may leave in several
-//! ways: by a program of a route, or encrypted by the network card.
+//! ways: by a program of a route, or encrypted by the network card. Where routes look at the DSCP
+//! of each packet it stands nowhere.
 //!
 //! Does not say which flows are cached: that is `cache_sync`.
 
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_flowcache as flowcache;
 use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
-use kbe_nat_netlink::links::{Link, Links};
+use kbe_nat_netlink::links::{ANY_DEVICE, Link, Links};
 
 use crate::locking::lock;
 
@@ -151,8 +152,8 @@ impl CacheDevices {
         for device in known.devices().filter(|device| device.is_on_its_own()) {
             // One that is gone by now is refused below.
             let link = links.get(&device.index).cloned().unwrap_or_default();
-            let is_detour = detours.contains(&device.index);
-            let reason = refusal(&self.excluded, device, &link, is_detour).or_else(|| {
+            let detour = detour(detours, device.index);
+            let reason = refusal(&self.excluded, device, &link, detour).or_else(|| {
                 wanted.insert(device.index);
                 if attached.contains(&device.index) {
                     return None;
@@ -243,9 +244,9 @@ pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
         .devices()
         .filter(|device| device.is_on_its_own())
         .filter_map(|device| {
-            let is_detour = detours.contains(&device.index);
+            let detour = detour(&detours, device.index);
             let link = links.get(&device.index)?;
-            let reason = refusal(&HashSet::new(), device, link, is_detour)?;
+            let reason = refusal(&HashSet::new(), device, link, detour)?;
             Some((device.name.clone(), reason))
         })
         .collect();
@@ -253,12 +254,25 @@ pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
     Ok(left_out)
 }
 
+/// Why packets of one flow may leave by a device in several ways.
+fn detour(detours: &HashSet<u32>, device: u32) -> Option<&'static str> {
+    if detours.contains(&ANY_DEVICE) {
+        Some("a route or routing rule looks at each packet's DSCP or label (tos, dsfield)")
+    } else if detours.contains(&device) {
+        Some(
+            "a route's program sees what leaves by it (encap bpf), or it encrypts (offload packet)",
+        )
+    } else {
+        None
+    }
+}
+
 /// Why the cache is not to stand on a device.
 fn refusal(
     excluded: &HashSet<String>,
     device: &Device,
     link: &Link,
-    is_detour: bool,
+    detour: Option<&'static str>,
 ) -> Option<String> {
     let reason = if excluded.contains(&device.name) {
         "--cache-exclude-device names it"
@@ -268,8 +282,8 @@ fn refusal(
         "routes or marks say where its tunnel sends each packet (external, gbp)"
     } else if !link.kind.is_empty() && KINDS.split(' ').all(|kind| kind != link.kind) {
         return Some(format!("not tried with devices of the kind {}", link.kind));
-    } else if is_detour {
-        "a program of a route sees what leaves by it (encap bpf), or it encrypts (offload packet)"
+    } else if let Some(detour) = detour {
+        detour
     } else if link.has_ingress_filters {
         "filters of tc look at what comes in by it, and would not see cached packets"
     } else {

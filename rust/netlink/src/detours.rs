@@ -1,6 +1,7 @@
 //! Devices by which packets leave as their bytes alone do not say: a program of a route or a rare
 //! header changes or drops some of them (`linux/lwtunnel.h`), or a network card encrypts them whole
-//! (`linux/xfrm.h`).
+//! (`linux/xfrm.h`). And routes by what differs between packets of a flow: their DSCP, or the label
+//! of IPv6 (`linux/fib_rules.h`).
 //!
 //! Whoever sends packets of a flow as its former ones have left sends these wrongly. Other
 //! encapsulations of routes change each packet: none leaves as it came.
@@ -10,6 +11,9 @@ use std::io;
 
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, open};
 use crate::exchange::Exchange;
+
+/// In a device's place: packets of any flow may leave in several ways, by any devices.
+pub const ANY_DEVICE: u32 = 0;
 
 /// Asks about these devices, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -32,13 +36,16 @@ impl Detours {
         Ok(Self { routes: Exchange::open(libc::NETLINK_ROUTE)?, keys })
     }
 
-    /// The devices' numbers. Cost: a dump of all routes, next hops and keys.
+    /// The devices' numbers, or [`ANY_DEVICE`]. Cost: a dump of all routes, routing rules, next
+    /// hops and keys.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn devices(&mut self) -> io::Result<HashSet<u32>> {
         let mut devices = HashSet::new();
-        for (kind, length) in [(libc::RTM_GETROUTE, ROUTE), (RTM_GETNEXTHOP, NEXT_HOP)] {
+        for (kind, length) in
+            [(libc::RTM_GETROUTE, ROUTE), (libc::RTM_GETRULE, RULE), (RTM_GETNEXTHOP, NEXT_HOP)]
+        {
             let answer = self.routes.ask(&dump(kind, length), |kind, message| {
                 devices.extend(detours(kind, message));
             });
@@ -57,8 +64,12 @@ impl Detours {
     }
 }
 
-/// The devices by which a route or next hop of which a message tells sends packets on a detour.
+/// The devices by which a route, next hop or routing rule of which a message tells sends packets on
+/// a detour.
 pub(crate) fn detours(kind: u16, message: &[u8]) -> Vec<u32> {
+    if looks_at_packets(kind, message) {
+        return vec![ANY_DEVICE];
+    }
     let (length, device, encapsulation) = match kind {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => (ROUTE, libc::RTA_OIF, RTA_ENCAP_TYPE),
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => (NEXT_HOP, NHA_OIF, NHA_ENCAP_TYPE),
@@ -76,6 +87,22 @@ pub(crate) fn detours(kind: u16, message: &[u8]) -> Vec<u32> {
     }
     found.extend(by.filter(|_| is_detour));
     found
+}
+
+/// Whether a route or routing rule is for some packets of a flow and not for others: those with a
+/// DSCP (`tos`, `dsfield`), or with a label of IPv6.
+fn looks_at_packets(kind: u16, message: &[u8]) -> bool {
+    let body = message.get(NETLINK_HEADER..).unwrap_or_default();
+    // `struct rtmsg` and `struct fib_rule_hdr` have it in one place.
+    let has_tos = body.get(3).is_some_and(|&tos| tos != 0);
+    match kind {
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => has_tos,
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+            let mut more = attributes(body.get(RULE..).unwrap_or_default());
+            has_tos || more.any(|(attribute, _)| [FRA_DSCP, FRA_FLOWLABEL].contains(&attribute))
+        }
+        _ => false,
+    }
 }
 
 /// The same of the next hops that a route has itself (`struct rtnexthop`).
@@ -121,11 +148,16 @@ fn u32_at(bytes: &[u8], start: usize) -> Option<u32> {
 const BPF: u16 = 6;
 const IOAM6: u16 = 9;
 const XFRM: u16 = 10;
-/// Lengths of `struct rtmsg`, `struct nhmsg`, `struct rtnexthop` and `struct xfrm_usersa_info`.
+/// Lengths of `struct rtmsg`, `struct fib_rule_hdr`, `struct nhmsg`, `struct rtnexthop` and `struct
+/// xfrm_usersa_info`.
 const ROUTE: usize = 12;
+const RULE: usize = 12;
 const NEXT_HOP: usize = 8;
 const HOP: usize = 8;
 const KEY: usize = 224;
+/// Of routing rules.
+const FRA_DSCP: u16 = 25;
+const FRA_FLOWLABEL: u16 = 26;
 /// `linux/rtnetlink.h`, `linux/nexthop.h`.
 const RTA_ENCAP_TYPE: u16 = 21;
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
@@ -180,6 +212,27 @@ mod tests {
         assert!(
             detours(libc::RTM_NEWROUTE, &message(ROUTE, &[(libc::RTA_OIF, &device)])).is_empty()
         );
+    }
+
+    #[test]
+    fn routes_and_rules_by_what_differs_between_packets_are_for_any_device() {
+        // With a priority, and a table.
+        let plain = message(RULE, &[(6, &[0; 4]), (15, &[254, 0, 0, 0])]);
+        let mut with_tos = plain.clone();
+        with_tos[NETLINK_HEADER + 3] = 0x10;
+        let by_dscp = message(RULE, &[(FRA_DSCP, &[4])]);
+        let by_label = message(RULE, &[(FRA_FLOWLABEL, &[0, 0, 0, 7])]);
+        for kind in [libc::RTM_NEWRULE, libc::RTM_DELRULE] {
+            assert!(detours(kind, &plain).is_empty());
+            for rule in [&with_tos, &by_dscp, &by_label] {
+                assert_eq!(detours(kind, rule), [ANY_DEVICE]);
+            }
+        }
+        for kind in [libc::RTM_NEWROUTE, libc::RTM_DELROUTE] {
+            assert_eq!(detours(kind, &with_tos), [ANY_DEVICE]);
+            assert!(detours(kind, &plain).is_empty());
+        }
+        assert!(detours(libc::RTM_NEWNEIGH, &with_tos).is_empty());
     }
 
     #[test]

@@ -44,11 +44,11 @@ pub enum Topic {
     Address,
     /// A route, or a next hop that routes share.
     Route,
-    /// The same, and it leads or led some of its packets another way than others: see
-    /// [`crate::detours`].
-    Detour,
     /// A routing rule (`ip rule`).
     RoutingRule,
+    /// A route, next hop or routing rule that leads or led some packets of a flow another way than
+    /// others: see [`crate::detours`].
+    Detour,
     /// A neighbour has no longer the link address that packets were sent to.
     Neighbour,
     /// What IPsec encrypts, lets pass or refuses, and by which keys (`ip xfrm`).
@@ -309,11 +309,12 @@ impl Known {
             | libc::RTM_NEWTFILTER
             | libc::RTM_DELTFILTER => Some(about_device(Topic::Filter, message)),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE | RTM_NEWNEXTHOP..=RTM_DELNEXTHOP => {
-                let is_detour = !detours(kind, message).is_empty();
-                Some(Doubt::about(if is_detour { Topic::Detour } else { Topic::Route }))
+                Some(about_routing(Topic::Route, kind, message))
             }
             RTM_NEWNEXTHOPBUCKET..=RTM_DELNEXTHOPBUCKET => Some(Doubt::about(Topic::Route)),
-            libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Doubt::about(Topic::RoutingRule)),
+            libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+                Some(about_routing(Topic::RoutingRule, kind, message))
+            }
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.read_neighbour(kind, message),
             _ => None,
         }
@@ -343,6 +344,11 @@ impl Known {
             }
         }
     }
+}
+
+/// About any device: routes and routing rules lead packets from one to another.
+fn about_routing(topic: Topic, kind: u16, message: &[u8]) -> Doubt {
+    Doubt::about(if detours(kind, message).is_empty() { topic } else { Topic::Detour })
 }
 
 /// About the device that a message has behind four other bytes.

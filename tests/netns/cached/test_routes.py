@@ -4,8 +4,11 @@ go where the kernel sends them.
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from harness.cached import Talk
 from harness.clients import PORT
@@ -15,7 +18,15 @@ from harness.stage import served
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import Namespace
-from netns.cached.legs import address, ask_all, audit, await_cache, serve, talks
+from netns.cached.legs import (
+    address,
+    ask_all,
+    audit,
+    await_cache,
+    serve,
+    talks,
+    uncached_devices,
+)
 
 ENDPOINTS = {Family.IPV4: "10.206.0.2", Family.IPV6: "fd06::2"}
 FRONTENDS = {Family.IPV4: "172.31.9.9", Family.IPV6: "fd00:31:9::9"}
@@ -168,6 +179,45 @@ def test_flows_follow_multipath_routes_and_groups_of_next_hops(daemon: Daemon) -
         for family in Family:
             node.call("ip", "nexthop", "replace", "id", f"{family}9", "group", f"{family}2")
         settles(flows, far, all_of)
+
+
+def set_dscp(flows: list[Talk], byte: int) -> None:
+    """Has packets carry this byte of service."""
+    for own in flows:
+        if own.socket.family == socket.AF_INET6:
+            own.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, byte)
+        else:
+            own.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, byte)
+
+
+def by_dscp(family: Family) -> dict[str, tuple[str, ...]]:
+    """What leads packets with this byte the second way."""
+    return {
+        "rule": ("dsfield", "0x10", "lookup", TABLE, "priority", PRIORITY),
+        "route": (ENDPOINTS[family], "tos", "0x10", "via", gateway(family, "two", 2)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["rule", "route"])
+def test_packets_of_one_flow_go_two_ways_by_their_dscp(daemon: Daemon, kind: str) -> None:
+    node = daemon.cluster.node
+    # IPv6 has no such routes.
+    families = list(Family) if kind == "rule" else [Family.IPV4]
+    with server(daemon) as far, talks(daemon, frontend, families=families) as flows:
+        count = len(flows) * ROUNDS
+        settles(flows, far, none)
+        for family in families:
+            route(node, family, kind, "add", *by_dscp(family)[kind])
+        eventually(lambda: "DSCP" in uncached_devices(daemon).get("one", ""))
+        for _ in range(3):
+            set_dscp(flows, 0x10)
+            assert share(flows, far) >= count
+            set_dscp(flows, 0)
+            assert none(share(flows, far))
+        for family in families:
+            route(node, family, kind, "delete", *by_dscp(family)[kind])
+        eventually(lambda: not uncached_devices(daemon))
+        settles(flows, far, none)
 
 
 def test_answers_may_come_by_another_device(daemon: Daemon) -> None:
