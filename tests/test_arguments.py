@@ -310,6 +310,7 @@ NETWORKS = [parameter for parameter in PARAMETERS if "_Network" in parameter.ann
 SHAPES: dict[str, Callable[[Any], Any]] = {
     "_Address": lambda address: address,
     "Sequence[_Address]": lambda address: [address],
+    "_Network": lambda network: network,
     "Sequence[_Network]": lambda network: [network],
     "Sequence[tuple[_Address, int]]": lambda address: [(address, 80)],
     "Sequence[tuple[str, _Address, int]]": lambda address: [("tcp", address, 80)],
@@ -339,7 +340,7 @@ def test_addresses_of_ipaddress_are_taken(parameter: Parameter) -> None:
 
 @pytest.mark.parametrize("parameter", NETWORKS, ids=str)
 def test_networks_of_ipaddress_are_taken(parameter: Parameter) -> None:
-    shape = SHAPES[parameter.annotation]
+    shape = SHAPES[parameter.annotation.removesuffix(" | None")]
     if parameter.function == "Snat":
         networks = kbe_nat.Snat(
             [], allocation="deterministic", clients=shape(ip_network("10.0.0.0/8"))
@@ -357,6 +358,25 @@ def test_objects_of_ipaddress_mean_what_their_text_means() -> None:
     assert kbe_nat.Frontend(ip_address("10.0.0.1"), 80) == kbe_nat.Frontend("10.0.0.1", 80)
     assert len(list(engine().flows(source=ip_address("10.0.0.9")))) == 1
     assert not list(engine().flows(source=ip_address("10.0.0.8")))
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({"source": "10.0.0.0/24"}, 1),
+        ({"source": "10.0.0.0/29"}, 0),
+        ({"source": ip_network("10.0.0.8/29")}, 1),
+        ({"source": "fd00::/8"}, 0),
+        ({"destination": "10.96.0.0/12"}, 1),
+        ({"backend": "10.96.0.0/12"}, 0),
+    ],
+)
+def test_filters_take_ranges(filters: dict[str, Any], count: int) -> None:
+    own = engine()
+    assert len(list(own.flows(**filters))) == len(own.flows_table(**filters)) == count
+    assert own.delete_flows(**filters) == count
+    if "source" in filters:
+        assert len(own.decisions(client=filters["source"])) == count
     end = (ip_address("10.0.0.9"), 4000)
     assert Packet("tcp", end, ("10.96.0.1", 80), "S") == Packet.parse(PACKET)  # type: ignore[arg-type]
 
@@ -395,6 +415,26 @@ def test_an_address_with_a_zone_is_none() -> None:
             "'TIME_WAIT', 'CLOSE', 'SYN_SENT2', 'CLOSED', 'COOKIE_WAIT', 'COOKIE_ECHOED', "
             "'SHUTDOWN_SENT', 'SHUTDOWN_RECD' or 'SHUTDOWN_ACK_SENT', not 'FOO'",
         ),
+        (
+            lambda: kbe_nat.Backend("10.0.0.1", 80, weight=10**9),
+            "weight is a whole number from 0 to 65535, not 1000000000",
+        ),
+        (
+            lambda: kbe_nat.Backend("10.0.0.1", "80"),  # type: ignore[arg-type]
+            "port is a whole number from 1 to 65535, not '80'",
+        ),
+        (
+            lambda: kbe_nat.Timeouts(ump=1),
+            f'no timeout is named "ump"; there are {", ".join(kbe_nat.TIMEOUTS)}',
+        ),
+        (
+            lambda: engine().delete_flows(source="10.0.0.0/33"),
+            "source is an IP address, or a range of them such as '10.0.0.0/8', not '10.0.0.0/33'",
+        ),
+        (
+            lambda: port([("fd00::1", 80)], [("127.0.0.1", 80)]),
+            "service port default/web is of IPv6, and 127.0.0.1 is not: it has one family",
+        ),
         (lambda: _native.NftTable(5, "t"), "family is 4 or 6, not 5"),
         (lambda: kbe_nat.ServicePort("", [], []), "name is that of a service port, not ''"),
         (
@@ -407,7 +447,8 @@ def test_an_address_with_a_zone_is_none() -> None:
         ),
         (
             lambda: engine().process_batch([b"a"], 0),
-            "packets[0] is a writable buffer, such as a bytearray, not b'a'",
+            "packets[0] is a writable buffer, such as bytearray(packet), for it is rewritten in "
+            "place, not b'a'",
         ),
         (lambda: connects().quantile(1.5), "share is a number from 0 to 1, not 1.5"),
         (
@@ -420,7 +461,8 @@ def test_an_address_with_a_zone_is_none() -> None:
         ),
         (
             lambda: kbe_nat.NodeView(pod_ranges=["10.0.0.0/33"]),
-            "pod_ranges[0] is a range of addresses, such as '10.0.0.0/8', not '10.0.0.0/33'",
+            "pod_ranges[0] is an IP address, or a range of them such as '10.0.0.0/8', not "
+            "'10.0.0.0/33'",
         ),
     ],
 )

@@ -88,7 +88,9 @@ def test_looking_is_no_decision(controller: Controller) -> None:
 def test_wrong_filters_are_told(controller: Controller) -> None:
     with pytest.raises(ArgumentError, match="verdict is"):
         controller.engine.decisions(verdict="pass")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="client is an IP address, not 'web'"):
+    with pytest.raises(
+        ArgumentError, match=r"client is an IP address, or a range of them .* not 'web'"
+    ):
         controller.engine.decisions(client="web")
     with pytest.raises(
         ArgumentError, match="max_decisions is a whole number from 0 to 16777216, not"

@@ -37,8 +37,9 @@ RUST = {
     "config": "conntrack decide",
     "pipeline": "affinity backend balance clock config conntrack counters decide events filtering "
     "fragment hash hint ledger recorder rewrite rng service tuple verdict wire",
-    "engine": "affinity backend balance clock config connects conntrack counters decide events "
-    "filtering fragment hash ledger pipeline recorder rewrite rng service tuple verdict wire",
+    "engine": "affinity backend balance cidr clock config connects conntrack counters decide "
+    "events filtering fragment hash ledger pipeline recorder rewrite rng service tuple verdict "
+    "wire",
 }
 BANNED = (
     "std::io",

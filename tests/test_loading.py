@@ -123,10 +123,25 @@ def test_arguments_are_checked_ahead_of_files(
         kbe_nat.load("there-is-none.yaml", **arguments)  # type: ignore[arg-type]
 
 
+def test_the_first_error_has_the_others_as_notes(objects: Path) -> None:
+    wrong = (
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: w{}}}\nspec: {{ports: [{{port: x}}]}}\n"
+    )
+    objects.write_text("---\n".join(wrong.format(number) for number in range(15)))
+    with pytest.raises(kbe_nat.ObjectError, match=r"document 1: Service w0: spec.ports") as raised:
+        kbe_nat.load(objects)
+    notes = raised.value.__notes__
+    assert len(notes) == 11
+    assert "document 2: Service w1" in notes[0]
+    assert notes[-1] == "and 4 more"
+
+
 def test_notes_are_warnings(objects: Path) -> None:
     documents = objects.read_text().split("---\n")
     objects.write_text("---\n".join(each for each in documents if "kind: Node\n" not in each))
-    with pytest.warns(UserWarning, match="node three: there is no such Node object"):
+    with pytest.warns(
+        kbe_nat.errors.ObjectWarning, match="node three: there is no such Node object"
+    ):
         kbe_nat.load(objects, node="three")
 
 

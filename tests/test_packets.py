@@ -81,7 +81,7 @@ def test_cut_packets_are_errors(packet: Packet, data: st.DataObject) -> None:
         ({"source": ("nowhere", 80)}, r"source\[0\] is an IP address, not 'nowhere'"),
         ({"source": ("fe80::1%eth0", 80)}, r"source\[0\] is an IP address, not 'fe80::1%eth0'"),
         ({"source": ("10.0.0.1", 65536)}, r"source\[1\] is .* from 0 to 65535, not 65536"),
-        ({"flags": "SX"}, "letters that are no flags of TCP"),
+        ({"flags": "SX"}, "flags are letters of FSRPAUEC, not 'SX'"),
         ({"protocol": "gre"}, "'gre' is none of icmp"),
         ({"ttl": -1}, "ttl is a whole number from 0 to 255, not -1"),
         ({"protocol": "300"}, "protocol is a whole number from 0 to 255, not 300"),
@@ -155,3 +155,10 @@ def test_the_packet_that_opens_a_flow(protocol: str) -> None:
         ("fd00::2", 8),
     )
     assert packet.flags == ("S" if protocol == "tcp" else "")
+
+
+def test_protocols_are_written_in_letters_of_any_case() -> None:
+    ends = (("10.0.0.1", 1), ("10.0.0.2", 2))
+    assert Packet("TCP", *ends, "S") == Packet("tcp", *ends, "S")
+    assert opening("TCP", *ends) == opening("tcp", *ends)
+    assert opening("Sctp", *ends) == opening("sctp", *ends)

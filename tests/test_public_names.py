@@ -114,6 +114,23 @@ def test_a_module_for_programs_needs_no_import_of_its_own(name: str) -> None:
     assert done.stdout.split() == ["False", f"kbe_nat.{name}"], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [("drivers", "capture native netfilterqueue queue thread"), ("compat", "netfilterqueue")],
+)
+def test_modules_of_a_package_are_there_when_they_are_asked_for(package: str, modules: str) -> None:
+    program = (
+        f"import kbe_nat; place = kbe_nat.{package};"
+        "print(*(name for name in dir(place) if not name.startswith('_')));"
+        "print(*(getattr(place, name).__name__ for name in place.__all__))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        modules,
+        " ".join(f"kbe_nat.{package}.{name}" for name in modules.split()),
+    ], done.stderr
+
+
 def test_help_begins_with_a_map_that_fits_a_screen() -> None:
     text = inspect.getdoc(kbe_nat) or ""
     assert len(text.splitlines()) <= 30

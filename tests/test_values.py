@@ -428,6 +428,11 @@ def test_notebooks_show_explanations_and_flows_as_tables() -> None:
     for port in range(1, 13):
         engine.process(opening("tcp", ("10.0.0.9", port), ("10.96.0.1", 80)), 0)
     explained = engine.explain(opening("tcp", ("10.0.0.9", 99), ("10.96.0.1", 80)), 0)
+    lines = str(explained).splitlines()
+    assert len(lines) == 1 + len(explained.steps) > 4
+    assert repr(explained) == f"<Explanation {lines[0]}>"
+    assert lines[0].startswith("translate: new, ")
+    assert lines[1].split(maxsplit=1) == ["packet", "tcp 10.0.0.9:99 to 10.96.0.1:80, 40 bytes"]
     html = explained._repr_html_()
     assert '<th style="text-align: left">checked</th>' in html
     assert html.count("<tr>") == 1 + len(explained.steps)

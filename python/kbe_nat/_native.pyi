@@ -598,8 +598,9 @@ class NftTables:
 @final
 class Backend:
     """One endpoint: where packets of a service port may go. `address` is that of one host: not
-    0.0.0.0, broadcast or multicast. Weight 0 drains. Its connections to itself are masqueraded,
-    without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
+    0.0.0.0, broadcast or multicast. `weight`, from 0 to 65,535, is its share of new flows against
+    the weights of the others; 0 drains. Its connections to itself are masqueraded, without which
+    they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
     """
 
     def __new__(
@@ -1501,9 +1502,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: _Address | None = None,
-        destination: _Address | None = None,
-        backend: _Address | None = None,
+        source: _Network | None = None,
+        destination: _Network | None = None,
+        backend: _Network | None = None,
         state: words.State | None = None,
         limit: int | None = None,
     ) -> Iterator[Flow]:
@@ -1512,8 +1513,10 @@ class Engine:
         One that lives throughout comes exactly once; one that begins after the call is left out.
         Cost: one walk of the table, page by page; packets are processed between two pages.
 
-        Raises `ArgumentError` for a filter that is no protocol, state or address. A service port
-        that is not there has no flows; one that was removed keeps those that it had.
+        `source` (the client), `destination` (the frontend) and `backend` are an address or a range
+        of them, such as "10.0.0.0/8". Raises `ArgumentError` for a filter that is no protocol,
+        state or range. A service port that is not there has no flows; one that was removed keeps
+        those that it had.
         """
 
     def flows_table(
@@ -1521,9 +1524,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: _Address | None = None,
-        destination: _Address | None = None,
-        backend: _Address | None = None,
+        source: _Network | None = None,
+        destination: _Network | None = None,
+        backend: _Network | None = None,
         state: words.State | None = None,
     ) -> FlowTable:
         """The flows to which all given filters apply as a table of Arrow, for data frames: one row
@@ -1536,7 +1539,7 @@ class Engine:
         self,
         *,
         service: str | None = None,
-        client: _Address | None = None,
+        client: _Network | None = None,
         verdict: words.Decided | None = None,
         since: int | None = None,
         after: int = 0,
@@ -1544,10 +1547,10 @@ class Engine:
     ) -> list[Decision]:
         """The newest decisions to which all filters apply, `limit` at most, oldest first.
 
-        `service` is a service port, or a Service with all of its ports; `verdict` an action;
-        `since` a moment of the caller's clock in nanoseconds; `after` a sequence number. Cost: a
-        look at each decision that is remembered; packets are processed between two pages of them.
-        Raises `ArgumentError`.
+        `service` is a service port, or a Service with all of its ports; `client` an address or a
+        range of them, such as "10.0.0.0/8"; `verdict` an action; `since` a moment of the caller's
+        clock in nanoseconds; `after` a sequence number. Cost: a look at each decision that is
+        remembered; packets are processed between two pages of them. Raises `ArgumentError`.
         """
 
     def delete_flows(
@@ -1555,9 +1558,9 @@ class Engine:
         *,
         protocol: str | None = None,
         service: str | None = None,
-        source: _Address | None = None,
-        destination: _Address | None = None,
-        backend: _Address | None = None,
+        source: _Network | None = None,
+        destination: _Network | None = None,
+        backend: _Network | None = None,
         state: words.State | None = None,
     ) -> int:
         """End the flows to which all given filters apply, and return how many they were. A later

@@ -37,6 +37,12 @@ class ServiceError(ArgumentError):
     """A service port contradicts itself, or two of them claim the same frontend."""
 
 
+class ObjectWarning(UserWarning):
+    """Something that Kubernetes objects say has no effect here, or was filled in for them: `load`
+    warns of it, and goes on.
+    """
+
+
 class CheckpointError(KbeNatError, ValueError):
     """Bytes given to `Engine.restore` are no checkpoint, or a damaged one. Nothing was restored."""
 

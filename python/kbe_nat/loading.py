@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from os import PathLike
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from kbe_nat._native import Engine, Limits, Snat, Timeouts
-from kbe_nat.errors import ArgumentError, FileError
+from kbe_nat.errors import ArgumentError, FileError, KbeNatError, ObjectWarning
 from kbe_nat.model import Strategy
 from kbe_nat.spelling import none_of
 
@@ -37,11 +37,13 @@ def load(
     node's addresses, in whose place `node_addresses` are taken. `strategy` is for Services without
     the annotation. `options` holds the other decisions of an operator
     (`kbe_nat.policy.options.Options`), in the place of these three. `seed`, `limits`, `snat` and
-    `timeouts` are those of `Engine`. What the objects do not say is a `UserWarning`.
+    `timeouts` are those of `Engine`. What is left out, and what the objects do not say, is an
+    `ObjectWarning` (`kbe_nat.errors`).
 
     Raises `FileError` and `ObjectError`, with file, line and field, when anything is wrong or there
-    is no Service, `ArgumentError`, also for a node that is none of the objects' Nodes where there
-    are any, and TypeError for an argument of another type. Cost: linear in the objects.
+    is no Service; the first error has the others as its notes. Raises `ArgumentError`, also for a
+    node that is none of the objects' Nodes where there are any, and TypeError for an argument of
+    another type. Cost: linear in the objects.
     """
     # Programs that make their tables themselves do not pay for a YAML parser.
     from kbe_nat.engine_tables import native_tables
@@ -63,16 +65,25 @@ def load(
         raise ArgumentError("options say the node and the strategy: give either these or options")
     update = read_manifests(files)
     if update.errors:
-        raise update.errors[-1]
+        raise _with_notes(*update.errors)
     if not update.snapshot.services:
         raise FileError(f"{', '.join(files)}: there is no Service in it")
     if strange := strange_node(options.node, update.snapshot.nodes):
         raise ArgumentError(f"node: {strange}")
     result = plan(update.snapshot, options)
     for note in (*update.notes, *result.notes):
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, ObjectWarning, stacklevel=2)
     engine.replace_services(*native_tables(result))
     return engine
+
+
+def _with_notes(first: KbeNatError, *others: KbeNatError) -> KbeNatError:
+    """The first error, with the others as its notes."""
+    for error in others[:NOTED]:
+        first.add_note(str(error))
+    if len(others) > NOTED:
+        first.add_note(f"and {len(others) - NOTED} more")
+    return first
 
 
 def _files(paths: object) -> list[str]:
@@ -115,3 +126,7 @@ def _strategy(name: str) -> Strategy:
         return Strategy(name)
     except ValueError:
         raise ArgumentError(f"strategy: {none_of(name, Strategy)}") from None
+
+
+NOTED: Final = 10
+"""Errors that the first one has as notes."""

@@ -47,7 +47,9 @@ class Packet:
     """
 
     protocol: str
-    """"tcp", "udp", "sctp", "icmp", "icmpv6", or another protocol's number as text."""
+    """"tcp", "udp", "sctp", "icmp", "icmpv6", in letters of any case, or another protocol's number
+    as text.
+    """
     source: tuple[str, int]
     """Address and port of the sender; the port is 0 where the protocol has none. Addresses of
     `ipaddress` become text.
@@ -201,12 +203,13 @@ def opening(protocol: str, source: tuple[str, int], destination: tuple[str, int]
     """The first packet of a flow: a TCP SYN, an empty UDP datagram or an SCTP INIT (RFC 9293, RFC
     768, RFC 9260). Raises `PacketError` when the addresses are of different families.
     """
-    if protocol == "tcp":
-        return bytes(Packet("tcp", source, destination, "S"))
-    payload = struct.pack(">BBHIIHHI", INIT, 0, 20, 1, 65536, 1, 1, 0)
-    return bytes(
-        Packet(protocol, source, destination, payload=payload if protocol == "sctp" else b"")
-    )
+    packet = Packet(protocol, source, destination)
+    if packet.protocol == "tcp":
+        packet = replace(packet, flags="S")
+    elif packet.protocol == "sctp":
+        chunk = struct.pack(">BBHIIHHI", INIT, 0, 20, 1, 65536, 1, 1, 0)
+        packet = replace(packet, payload=chunk)
+    return bytes(packet)
 
 
 def ends(packet: "Buffer") -> Ends | None:
@@ -266,8 +269,9 @@ def _protocol(value: object) -> str:
     """The name, or the number as text where there is no name."""
     if not isinstance(value, str):
         raise TypeError(f"protocol is text, not {value!r}")
-    if value in NUMBERS:
-        return value
+    # As a `ServicePort` takes them.
+    if value.lower() in NUMBERS:
+        return value.lower()
     if not (value.isascii() and value.isdecimal()):
         raise PacketError(f"{value!r} is none of {', '.join(NUMBERS)}, and no protocol's number")
     number = _whole_number("protocol", int(value), 8)
@@ -279,7 +283,7 @@ def _flags(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"flags is text, not {value!r}")
     if set(value) - set(TCP_FLAGS):
-        raise PacketError(f"{value!r} has letters that are no flags of TCP")
+        raise PacketError(f"flags are letters of {TCP_FLAGS}, not {value!r}")
     return "".join(letter for letter in TCP_FLAGS if letter in value)
 
 

@@ -16,6 +16,13 @@ impl fmt::Display for Cidr {
     }
 }
 
+impl From<IpAddr> for Cidr {
+    /// The range of this address alone.
+    fn from(address: IpAddr) -> Self {
+        Self { network: address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+}
+
 impl Cidr {
     /// The range of `prefix` bits around `address`; `None` when the family has no such prefix.
     #[must_use]

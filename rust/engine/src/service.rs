@@ -14,7 +14,7 @@ mod node;
 mod table;
 
 use std::mem::take;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::backend::Backend;
 use crate::balance::{Balancer, Random, SizeError, Strategy};
@@ -30,8 +30,11 @@ pub use table::ServiceTable;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ServiceError {
     /// Two addresses are of different families, or one is not of the family that was asked for.
-    #[error("service port {0}: addresses of both families; a service port has one")]
-    MixedFamilies(String),
+    #[error(
+        "service port {0} is of IPv{version}, and {2} is not: it has one family",
+        version = .1.version()
+    )]
+    MixedFamilies(String, Family, IpAddr),
     /// A frontend needs an address, or must not have one.
     #[error("service port {0}: a node port has no address, every other frontend has one")]
     FrontendAddress(String),
@@ -191,10 +194,11 @@ impl ServicePort {
             .chain(&spec.local_backends)
             .map(|backend| backend.address.ip());
         let serving = spec.serving_backends.iter().map(SocketAddr::ip);
-        let mut families = addresses.chain(backends).chain(serving).map(Family::of);
-        let family = spec.family.or_else(|| families.next()).unwrap_or(Family::V4);
-        if families.any(|other| other != family) {
-            return Err(ServiceError::MixedFamilies(name()));
+        let mut all = addresses.chain(backends).chain(serving);
+        let first = all.clone().next().map(Family::of);
+        let family = spec.family.or(first).unwrap_or(Family::V4);
+        if let Some(other) = all.find(|address| Family::of(*address) != family) {
+            return Err(ServiceError::MixedFamilies(name(), family, other));
         }
         if spec.frontends.iter().any(|f| (f.kind == FrontendKind::NodePort) == f.address.is_some())
         {

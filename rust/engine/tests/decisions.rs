@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use kbe_nat_engine::decisions::{Decision, DecisionFilter};
 use kbe_nat_engine::service::UnknownPort;
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::{Action, Cause, Config, NodeView, ServiceSpec};
+use kbe_nat_engine::{Action, Cause, Cidr, Config, NodeView, ServiceSpec};
 use scene::*;
 
 fn decisions(scene: &Scene, filter: DecisionFilter) -> Vec<Decision> {
@@ -191,8 +191,10 @@ fn filters_choose_decisions() {
     assert_eq!(count(DecisionFilter { action: Some(Action::Reject), ..none.clone() }), 8);
     assert_eq!(count(DecisionFilter { action: Some(Action::Translate), ..none.clone() }), 8);
     assert_eq!(count(DecisionFilter { action: Some(Action::Drop), ..none.clone() }), 0);
-    let client = Some(Family::V6.client(2, 0).ip());
+    let client = Some(Family::V6.client(2, 0).ip().into());
     assert_eq!(count(DecisionFilter { client, ..none.clone() }), 2);
+    let all_of_v6 = Some(Cidr::new(Family::V6.client(2, 0).ip(), 0).unwrap());
+    assert_eq!(count(DecisionFilter { client: all_of_v6, ..none.clone() }), 8);
     for (service, matches) in [
         ("default/u:V4", 4),
         ("default/u", 8),

@@ -62,7 +62,7 @@ fn flows_that_match_are_ended() {
             Connection::establish(&mut scene, family.client(number, 5555), family.vip());
         }
     }
-    let backend = Some(Family::V6.backend(0).ip());
+    let backend = Some(Family::V6.backend(0).ip().into());
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 1);
     assert_eq!(scene.engine.delete_flows(&Filter { backend, ..Filter::default() }), 0);
     let (v4, tcp) = (Family::V4, Protocol::TCP);

@@ -58,7 +58,7 @@ fn f138_a_flow_that_lives_through_a_list_is_in_it_once() {
         let Some(page) = scene.engine.next_flows(&mut listing, 3) else { break };
         found.extend(page.into_iter().map(|flow| flow.source));
         for family in FAMILIES {
-            let source = Some(family.client(1000 + step, 53).ip());
+            let source = Some(family.client(1000 + step, 53).ip().into());
             scene.engine.delete_flows(&Filter { source, ..Filter::default() });
         }
         scene.pass(0.2);

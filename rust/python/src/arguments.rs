@@ -248,7 +248,7 @@ impl Argument<'_, '_> for IpAddr {
 /// `address/prefix`; without a prefix the address alone.
 impl Argument<'_, '_> for Cidr {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
-        let accepted = "a range of addresses, such as '10.0.0.0/8'";
+        let accepted = "an IP address, or a range of them such as '10.0.0.0/8'";
         let classes = ["IPv4Network", "IPv6Network", "IPv4Address", "IPv6Address"];
         let text = text_of(object, &classes)?;
         let text = text.ok_or_else(|| place.no_type(object, accepted))?;
@@ -426,8 +426,9 @@ arguments! {
     serving_backends; set; settle; since; snat; socket_buffer; source; source_ranges;
     source_ranges_apply_to_all; span; spec; spin; state; strategy; streams; table; threads;
     timeout; timeouts; total; transaction; unallocated; unknown_port; until; validate;
-    value_length; verdict; verdicts; wait; watched; weight; wildcard_families;
+    value_length; verdict; verdicts; wait; watched; wildcard_families;
     port: 1, u16::MAX;
+    weight: 0, u16::MAX;
     max_flows: 1, u32::MAX;
     max_decisions: 0, 1 << 24;
     virtual_nodes: 1, 100_000;

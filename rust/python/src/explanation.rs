@@ -92,10 +92,15 @@ impl Explanation {
     }
 
     fn __repr__(&self) -> String {
-        let mut text = format!("<Explanation {}: {}", self.action(), self.cause());
-        text.extend(self.service().map(|service| format!(", {service}")));
-        text.extend(self.backend().map(|backend| format!(", {backend}")));
-        text + ">"
+        format!("<Explanation {}>", self.outcome())
+    }
+
+    /// The outcome, and the steps below it, a line each.
+    fn __str__(&self) -> String {
+        let steps = &self.0.steps;
+        let width = steps.iter().map(|(check, _)| check.len()).max().unwrap_or(0);
+        let lines = steps.iter().map(|(check, found)| format!("\n{check:<width$}  {found}"));
+        self.outcome() + &lines.collect::<String>()
     }
 
     /// What notebooks show.
@@ -103,6 +108,16 @@ impl Explanation {
         let steps = self.0.steps.iter();
         let rows = steps.map(|(check, found)| vec![(*check).to_owned(), found.clone()]);
         html::table(&self.__repr__(), &["checked", "found"], rows)
+    }
+}
+
+impl Explanation {
+    /// Action, cause, service port and backend.
+    fn outcome(&self) -> String {
+        let mut text = format!("{}: {}", self.action(), self.cause());
+        text.extend(self.service().map(|service| format!(", {service}")));
+        text.extend(self.backend().map(|backend| format!(", {backend}")));
+        text
     }
 }
 

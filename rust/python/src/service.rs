@@ -16,8 +16,9 @@ use crate::values::{Constructed, constructed, equal_by_fields, fields};
 use crate::words::list;
 
 /// One endpoint: where packets of a service port may go. `address` is that of one host: not
-/// 0.0.0.0, broadcast or multicast. Weight 0 drains. Its connections to itself are masqueraded,
-/// without which they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
+/// 0.0.0.0, broadcast or multicast. `weight`, from 0 to 65,535, is its share of new flows against
+/// the weights of the others; 0 drains. Its connections to itself are masqueraded, without which
+/// they get no answer, unless `hairpin` is false. Raises `ArgumentError`.
 #[pyclass(frozen, eq, hash, module = "kbe_nat")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Backend(pub(crate) core::Backend);

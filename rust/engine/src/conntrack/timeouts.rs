@@ -21,6 +21,11 @@ macro_rules! timeouts {
             /// Name and default seconds of every timeout.
             pub const ALL: &[(Timeout, &'static str, f64)] =
                 &[$((Timeout::$variant, $name, $seconds),)*];
+
+            /// All names as a list in words.
+            fn names() -> String {
+                Self::ALL.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
+            }
         }
     };
 }
@@ -55,7 +60,7 @@ timeouts! {
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum TimeoutError {
     /// No timeout has this name.
-    #[error("no timeout is named {0:?}")]
+    #[error("no timeout is named {0:?}; there are {list}", list = Timeout::names())]
     Unknown(String),
     /// Not a number of seconds between 0 and a year.
     #[error("timeout {0}: {1} is not between 0 and 31,536,000 seconds")]

@@ -2,10 +2,11 @@
 //! names and endpoints of that time. Copies; nothing in here is on a packet's path.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Engine;
+use crate::cidr::Cidr;
 use crate::recorder::{Entry, Form, endpoints};
 use crate::tuple::Protocol;
 use crate::verdict::{Action, Cause, Outcome};
@@ -47,8 +48,8 @@ pub struct Decision {
 pub struct DecisionFilter {
     /// By the service port with this name, or by any port of the Service with this name.
     pub service: Option<String>,
-    /// About this client address.
-    pub client: Option<IpAddr>,
+    /// About a client address of this range.
+    pub client: Option<Cidr>,
     /// With this action.
     pub action: Option<Action>,
     /// Made at this moment or later, in nanoseconds of the caller's clock, give or take 70 ms.
@@ -118,7 +119,7 @@ impl Engine {
         lists: &mut Lists,
     ) -> Option<Decision> {
         let (ledger, client, outcome) = (&self.shared.ledger, entry.client(), entry.outcome());
-        let is_wanted = filter.client.is_none_or(|wanted| wanted == client.ip())
+        let is_wanted = filter.client.is_none_or(|wanted| wanted.contains(client.ip()))
             && filter.action.is_none_or(|wanted| wanted == outcome.action());
         if !is_wanted {
             return None;

@@ -1,10 +1,11 @@
 //! The engine's public view of itself: flows, counters. Copies; nothing in here is on a packet's
 //! path.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use super::{Engine, EngineAddress};
+use crate::cidr::Cidr;
 use crate::clock::{self, Tick};
 use crate::connects::ConnectTimes;
 use crate::conntrack::ports::PortUse;
@@ -57,12 +58,12 @@ pub struct Filter {
     pub protocol: Option<Protocol>,
     /// Of the service port with this name.
     pub service: Option<String>,
-    /// From this client address.
-    pub source: Option<IpAddr>,
-    /// To this frontend address.
-    pub destination: Option<IpAddr>,
-    /// Served by this backend address.
-    pub backend: Option<IpAddr>,
+    /// From a client address of this range.
+    pub source: Option<Cidr>,
+    /// To a frontend address of this range.
+    pub destination: Option<Cidr>,
+    /// Served by a backend address of this range.
+    pub backend: Option<Cidr>,
     /// In the state of this name.
     pub state: Option<String>,
 }
@@ -440,8 +441,8 @@ impl Engine {
         filter: &Filter,
     ) -> bool {
         let [original, reply] = hot.ends.map(WireEnds::ends);
-        let is = |wanted: Option<IpAddr>, address: A| {
-            wanted.is_none_or(|wanted| wanted == address.into())
+        let is = |wanted: Option<Cidr>, address: A| {
+            wanted.is_none_or(|wanted| wanted.contains(address.into()))
         };
         let service = || self.service_name(family.flows.cold(id).backend);
         filter.protocol.is_none_or(|protocol| protocol == hot.protocol)

@@ -80,7 +80,6 @@ fn check(frontends: &[Frontend], lists: [&[Backend]; 2]) -> Result<(), Contradic
         None => format!("node port {}", frontend.port),
     })?;
     let addresses = frontends.iter().filter_map(|frontend| frontend.address);
-    let beyond = addresses.clone().find(|address| !address.is_loopback());
     for (list, backends) in ["cluster_backends", "local_backends"].into_iter().zip(lists) {
         let advice = "; its weight says how much it gets";
         let all = backends.iter().map(|backend| backend.address);
@@ -92,7 +91,13 @@ fn check(frontends: &[Frontend], lists: [&[Backend]; 2]) -> Result<(), Contradic
             if frontends.iter().any(is_frontend) {
                 return Err(Contradiction::Loop { list, index, address });
             }
-            if let (Some(frontend), true) = (beyond, address.ip().is_loopback()) {
+            // That a service port has two families is an error of its own.
+            let is_beyond = |frontend: &IpAddr| {
+                !frontend.is_loopback() && frontend.is_ipv4() == address.is_ipv4()
+            };
+            if let (true, Some(frontend)) =
+                (address.ip().is_loopback(), addresses.clone().find(is_beyond))
+            {
                 return Err(Contradiction::Loopback { list, index, address, frontend });
             }
         }

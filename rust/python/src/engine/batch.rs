@@ -62,7 +62,7 @@ fn writable(packet: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<PyBuffer<u8
 }
 
 const PACKETS: Place<'_> = Place::Argument("packets", None);
-const WRITABLE: &str = "a writable buffer, such as a bytearray";
+const WRITABLE: &str = "a writable buffer, such as bytearray(packet), for it is rewritten in place";
 
 fn process_bytes(
     engine: &Mutex<core::Engine>,

@@ -1,13 +1,13 @@
 //! Flows, decisions, events and counters of an engine, a page at a time: packets go on between two
 //! pages.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Mutex, TryLockError};
 
 use kbe_nat_engine::decisions::{DecisionFilter, Recall};
 use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::view::{Filter, Listing};
-use kbe_nat_engine::{self as core, Action};
+use kbe_nat_engine::{self as core, Action, Cidr};
 use pyo3::prelude::*;
 
 use super::Engine;
@@ -26,8 +26,10 @@ impl Engine {
     /// One that lives throughout comes exactly once; one that begins after the call is left out.
     /// Cost: one walk of the table, page by page; packets are processed between two pages.
     ///
-    /// Raises `ArgumentError` for a filter that is no protocol, state or address. A service port
-    /// that is not there has no flows; one that was removed keeps those that it had.
+    /// `source` (the client), `destination` (the frontend) and `backend` are an address or a range
+    /// of them, such as "10.0.0.0/8". Raises `ArgumentError` for a filter that is no protocol,
+    /// state or range. A service port that is not there has no flows; one that was removed keeps
+    /// those that it had.
     #[pyo3(signature = (
         *, protocol = None, service = None, source = None, destination = None, backend = None,
         state = None, limit = None
@@ -37,9 +39,9 @@ impl Engine {
         own: &Bound<'_, Self>,
         #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
         #[pyo3(from_py_with = arguments::service)] service: Option<String>,
-        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<Cidr>,
         #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
         #[pyo3(from_py_with = arguments::limit)] limit: Option<usize>,
     ) -> PyResult<Flows> {
@@ -67,9 +69,9 @@ impl Engine {
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
         #[pyo3(from_py_with = arguments::service)] service: Option<String>,
-        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<Cidr>,
         #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
     ) -> PyResult<FlowTable> {
         let state = state.map(|StateName(name)| name);
@@ -94,9 +96,9 @@ impl Engine {
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::protocol)] protocol: Option<Protocol>,
         #[pyo3(from_py_with = arguments::service)] service: Option<String>,
-        #[pyo3(from_py_with = arguments::source)] source: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::destination)] destination: Option<IpAddr>,
-        #[pyo3(from_py_with = arguments::backend)] backend: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::source)] source: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::destination)] destination: Option<Cidr>,
+        #[pyo3(from_py_with = arguments::backend)] backend: Option<Cidr>,
         #[pyo3(from_py_with = arguments::state)] state: Option<StateName>,
     ) -> PyResult<usize> {
         let state = state.map(|StateName(name)| name);
@@ -137,7 +139,8 @@ impl Engine {
 
     /// The newest decisions to which all filters apply, `limit` at most, oldest first.
     ///
-    /// `service` is a service port, or a Service with all of its ports; `verdict` an action;
+    /// `service` is a service port, or a Service with all of its ports; `client` an address or a
+    /// range of them, such as "10.0.0.0/8"; `verdict` an action;
     /// `since` a moment of the caller's clock in nanoseconds; `after` a sequence number. Cost: a
     /// look at each decision that is remembered; packets are processed between two pages of them.
     /// Raises `ArgumentError`.
@@ -149,7 +152,7 @@ impl Engine {
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::service)] service: Option<String>,
-        #[pyo3(from_py_with = arguments::client)] client: Option<IpAddr>,
+        #[pyo3(from_py_with = arguments::client)] client: Option<Cidr>,
         #[pyo3(from_py_with = arguments::verdict)] verdict: Option<Action>,
         #[pyo3(from_py_with = arguments::since)] since: Option<u64>,
         #[pyo3(from_py_with = arguments::after)] after: u64,
