@@ -58,6 +58,7 @@ def test_a_command_that_fails_or_prints_something_else_is_noticed(folder: Path) 
     [
         ("10.0.0.1:40000 has 3 flows, 1.5 s", "10.0.0.1:50123   has 4 flows, 0.25 s", True),
         ("at 13:27:31: 65,536 of 0x4000", "at 09:00:01: 1 of 0x4000", True),
+        ("2026-11-29T13:30:26.9  tcp", "2026-11-30T02:12:06.0  tcp", True),
         ("10.0.0.1:40000", "10.0.0.2:40000", False),
         ("2001:db8::1", "2001:db8::2", False),
         ("AGE 1s, 90 ms", "AGE 12m, 3 ms", True),

@@ -32,7 +32,7 @@ FENCE = re.compile(
 )
 ANYWHERE = "run: anywhere"
 NUMBER = re.compile(
-    r"(?P<kept>\d+(?:\.\d+){3}|[\d.]*\d(?=\.\.\.)|[\da-f]*(?::[\da-f]+)*::[\da-f:]*)"
+    r"\d{4}-\d\d-\d\dT[\d:.]*\d|(?P<kept>\d+(?:\.\d+){3}|[\d.]*\d(?=\.\.\.)|[\da-f]*(?::[\da-f]+)*::[\da-f:]*)"
     r"|(?<![\w.])\d+(?:[.,:]\d+)*(?:ms|[smhd])?(?!\w)"
 )
 

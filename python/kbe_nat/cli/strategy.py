@@ -25,7 +25,9 @@ Service: TypeAlias = Annotated[
 @strategy.verb("set")
 def set_strategy(
     service: Service,
-    name: Annotated[Strategy, Argument(help="The strategy.")],
+    name: Annotated[
+        Strategy, Argument(help="One of those of kbe-nat strategy list.", metavar="STRATEGY")
+    ],
     namespace: Annotated[str, NAMESPACE_FLAG] = "",
     socket: Socket = DEFAULT_SOCKET,
 ) -> None:
