@@ -118,13 +118,21 @@ def test_lists_nulls_and_foreign_kinds(tmp_path: Path) -> None:
         "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: c}",
         "",
         "just text",
+        "5",
+        "true",
     )
     assert [(s.name, s.cluster_ips) for s in update.snapshot.services] == [
         ("a", ("172.30.0.1",)),
         ("b", ()),
     ]
     assert update.notes[0].endswith("Service c: objects of serving.knative.dev/v1 are not read")
-    assert [error.reason for error in refusals(update)] == ["expected an object, got a text"]
+    assert [
+        error.reason.removeprefix("expected an object, got ") for error in refusals(update)
+    ] == [
+        "a text",
+        "a number",
+        "a truth value",
+    ]
 
 
 def test_annotations_of_the_extension(tmp_path: Path) -> None:
@@ -160,6 +168,7 @@ def test_annotations_of_the_extension(tmp_path: Path) -> None:
     [
         ("a: [1\n", "objects.yaml, line 2, column 1: not YAML: "),
         ("\x00", "objects.yaml: not YAML: "),
+        ("a:\n\tb: 1\n", "objects.yaml, line 2, column 1: not YAML: no value begins with this"),
         ("a: !!float x", "objects.yaml, line 1, column 4: not YAML: "),
         ("[" * 100_000, "objects.yaml: not read: it is nested too deeply"),
         ("- " * 100_000, "objects.yaml: not read: it is nested too deeply"),

@@ -410,3 +410,18 @@ def test_an_encoding_without_an_api_server_has_no_effect(kbe: Ran) -> None:
     code, _, err = kbe("proxy", "--manifests", objects, "--api-encoding", "json", "--dry-run")
     assert code == 2
     assert "--api-encoding: it has no effect: no API server is asked" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("objects",), "objects stands behind no flag that takes it; objects come by --manifests"),
+        (("--masquerade-all", "true"), "The value of --masquerade-all stands behind a sign:"),
+        (("--masquerade-all", "--dry-run", "x"), "x stands behind no flag that takes it"),
+    ],
+)
+def test_a_word_behind_no_flag_is_refused_with_the_way_on(
+    kbe: Ran, words: tuple[str, ...], said: str
+) -> None:
+    code, out, err = kbe("proxy", *words)
+    assert (code, out, err.startswith(f"kbe-nat: {said}")) == (2, "", True)

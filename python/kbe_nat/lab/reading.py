@@ -213,7 +213,9 @@ def _document(path: Path) -> object:
     check_text(text, name)
     parsed = parse_documents(text, name, is_strict=True)
     values = [value for value in parsed if value is not None]
-    if len(values) != 1:
+    if not values:
+        raise FileError(f"{path}: it is empty: one scenario is expected")
+    if len(values) > 1:
         raise FileError(f"{path}: one scenario is expected, not {len(values)}")
     return values[0]
 

@@ -170,7 +170,14 @@ def _printable(text: str) -> str:
 
 
 def _kind_of(value: object) -> str:
-    names = {list: "an array", str: "a text", type(None): "nothing"}
+    names = {
+        list: "an array",
+        str: "a text",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        type(None): "nothing",
+    }
     return names.get(type(value), f"a {type(value).__name__}")
 
 

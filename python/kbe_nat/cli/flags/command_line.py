@@ -11,7 +11,7 @@ while the daemon runs:
 3. Our own flags go before the key `kbeNat` of the file, and that before the defaults.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from kbe_nat.cli.flags.own_options import (
     write_own_options,
 )
 from kbe_nat.cli.flags.parameters import Flags, Option
-from kbe_nat.cli.verb import group_of
+from kbe_nat.cli.verb import TRUTH_VALUES, group_of
 from kbe_nat.daemon.live_settings import ConfigurationFile
 from kbe_nat.daemon.logs import LogFormat
 from kbe_nat.daemon.node_pages import flag_text
@@ -117,6 +117,9 @@ class CommandLine:
 class ProxyCommand(NodeCommand):
     """`kbe-nat proxy`, which takes kube-proxy's flags too."""
 
+    allow_extra_args = True
+    """They are refused here, in words that say more than click's."""
+
     def __init__(self, name: str, function: Callable[..., Any], tables: dict[str, Flags]) -> None:
         super().__init__(name, function, tables)
         # First among the flags of objects, which it is the first to be sought with.
@@ -140,7 +143,10 @@ class ProxyCommand(NodeCommand):
         flags = {argument[2:].partition("=")[0] for argument in others if argument[:2] == "--"}
         ctx.meta[FLAGS_KEY] = frozenset(names[flag] for flag in flags & names.keys())
         ctx.meta[KUBE_PROXY_KEY] = texts
-        return super().parse_args(ctx, others)
+        remainder = super().parse_args(ctx, others)
+        if ctx.args:
+            raise click.UsageError(_no_place(ctx.args[0], args), ctx)
+        return remainder
 
 
 class KubeconfigFlag(Option):
@@ -188,6 +194,15 @@ def flag_texts(settings: Settings) -> dict[str, str]:
         for option in own_options()
         if option.key in options
     } | {name: flag_text(_value_at(values, flag.path)) for name, flag in FLAGS.items() if flag.path}
+
+
+def _no_place(word: str, args: Sequence[str]) -> str:
+    """Why a word that belongs to no flag is refused."""
+    flag = args[max(args.index(word) - 1, 0)]
+    if word in TRUTH_VALUES and flag.startswith("--"):
+        # So it is with kube-proxy's flags, where the word would be an argument.
+        return f"The value of {flag} stands behind a sign: {flag}={word}"
+    return f"{word} stands behind no flag that takes it; objects come by --manifests"
 
 
 def _kube_proxy_name(argument: str) -> str:

@@ -128,10 +128,16 @@ def _not_yaml(error: yaml.YAMLError, name: str) -> FileError:
         return FileError(f"{name}: {TOO_DEEP}")
     mark = error.problem_mark or error.context_mark
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    what = " ".join(str(part) for part in (error.context, error.problem) if part)
+    parts = (error.context, error.problem)
+    what = NO_BEGINNING if NO_TOKEN in parts else " ".join(str(part) for part in parts if part)
     return FileError(f"{name}{where}: not YAML: {what}")
 
 
+NO_TOKEN: Final = "found character that cannot start any token"
+"""libyaml's words for a tab that indents, above all."""
+NO_BEGINNING: Final = (
+    "no value begins with this character; a tab cannot indent, and @, ` and % need quotes"
+)
 TOO_DEEP: Final = "not read: it is nested too deeply, or contains itself"
 UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
 """The marks of UTF-16."""
