@@ -107,6 +107,8 @@ def tried(copy: TreeCopy, mutant: Mutant) -> Finding:
         said = copy.write_bpf_program() if mutant.is_bpf else None
         if mutant.is_in_extension:
             said = said or copy.build_extension()
+        if mutant.tests.startswith("cargo"):
+            said = said or copy.build_tests(mutant.tests)
         said = said or copy.complaint(mutant.tests)
     finally:
         path.write_text(text)

@@ -65,15 +65,24 @@ class TreeCopy:
         complaint = self.complaint(f"{sys.executable} tools/flow_cache_program.py")
         return complaint and f"{UNBUILT}: {complaint}"
 
+    def build_tests(self, command: str) -> str | None:
+        """None if what `cargo test ...` runs is built; otherwise why not."""
+        words, _, _ = command.partition(" -- ")
+        return self._built(f"{words} --no-run")
+
     def build_extension(self) -> str | None:
         """None if it is built, from the code as it is here; otherwise why not."""
-        command = "cargo build --quiet --release -p kbe-nat-python"
-        if complaint := self.complaint(command, BUILD_SECONDS):
-            return complaint if complaint.startswith(UNBUILT) else f"{UNBUILT}: {complaint}"
+        if complaint := self._built("cargo build --quiet --release -p kbe-nat-python"):
+            return complaint
         [library] = (self._target / "release").glob("lib*native*.so")
         for own in self._extensions:
             _write(self.folder / "python/kbe_nat" / own.name, library.read_bytes())
         return None
+
+    def _built(self, command: str) -> str | None:
+        complaint = self.complaint(command, BUILD_SECONDS)
+        is_told = complaint is None or complaint.startswith(UNBUILT)
+        return complaint if is_told else f"{UNBUILT}: {complaint}"
 
     def complaint(self, command: str, seconds: int = TEST_SECONDS) -> str | None:
         """None if it ends well; otherwise the first failed test, `SKIPPED`, or the last line."""
