@@ -52,14 +52,14 @@ KEYS: Final = {
             snapshot.STRATEGY_ANNOTATION,
             "annotation of a Service",
             ", ".join(f"`{strategy}`" for strategy in Strategy),
-            "how backends are chosen ([node.md](node.md#strategies)), in the place of"
-            " `--strategy`; `kbe-nat strategy set` goes before it until"
+            "how backends are chosen ([node.md](node.md#strategies)); it overrides"
+            " `--strategy`, and `kbe-nat strategy set` overrides it until"
             " `kbe-nat strategy unset`, or until the daemon ends",
             "the strategy of all",
         ),
         Key(
             snapshot.WEIGHT_ANNOTATION,
-            "annotation of an EndpointSlice; of a Pod in files, where it goes before that of"
+            "annotation of an EndpointSlice; of a Pod in files, where it overrides that of"
             " the slice",
             f"0 to {snapshot.MAX_WEIGHT}; absent: 1",
             "the share of new connections relative to other endpoints; 0 drains. The API server"
@@ -77,8 +77,8 @@ KEYS: Final = {
             snapshot.SLOTS_ANNOTATION,
             "annotation of a Service",
             f"1 to {snapshot.MOST_STANDBY_SLOTS}",
-            "over how many slots new connections spread while no daemon runs, in the place of"
-            " `--standby-slots`, rounded up ([datapaths.md](datapaths.md#standbys)); 1: they have"
+            "over how many slots new connections spread while no daemon runs, rounded up"
+            " ([datapaths.md](datapaths.md#standbys)); it overrides `--standby-slots`; 1: they have"
             " one endpoint",
             "the number of all",
         ),
@@ -86,7 +86,7 @@ KEYS: Final = {
             snapshot.CHOICE_ANNOTATION,
             "annotation of a Service",
             ", ".join(f"`{choice}`" for choice in Choice),
-            "what chooses endpoints, in the place of `--choice`; the kernel does where it knows all"
+            "what chooses endpoints; it overrides `--choice`. The kernel does where it knows all"
             " that the engine would ask"
             " ([datapaths.md](datapaths.md#connections-that-wait-for-nobody))",
             "the choice of all",

@@ -295,7 +295,7 @@ def reproduce(
     if isinstance(second.scenario, LiveScenario):
         show("No median differs by more than chance and the machine's noise.")
     else:
-        show("All tables are equal, but for those of processor time, which are not compared.")
+        show("All tables are equal; those of processor time are not compared.")
 
 
 @contextmanager

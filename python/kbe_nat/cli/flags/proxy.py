@@ -94,7 +94,7 @@ PROXY_FLAGS: Final[Flags] = {
         ),
         "master": Flag(
             "--master",
-            help="URL of the API server, in the place of the one in --kubeconfig. Objects come from"
+            help="URL of the API server; overrides the one in --kubeconfig. Objects come from"
             " --kubeconfig, --master, --manifests or several of these; default: from the API server"
             " of the Pod that we run in.",
         ),
