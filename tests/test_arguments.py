@@ -15,7 +15,8 @@ import pytest
 
 import kbe_nat
 from kbe_nat import _native
-from kbe_nat.packets import Packet, opening
+from kbe_nat import packets as wire
+from kbe_nat.packets import Packet, crc32c, opening
 
 ROOT = Path(__file__).parent.parent
 STUB = ast.parse((ROOT / "python/kbe_nat/_native.pyi").read_text())
@@ -434,6 +435,34 @@ def test_an_address_with_a_zone_is_none() -> None:
         (
             lambda: port([("fd00::1", 80)], [("127.0.0.1", 80)]),
             "service port default/web is of IPv6, and 127.0.0.1 is not: it has one family",
+        ),
+        (
+            lambda: kbe_nat.Snat(["192.0.2.1", "fd00::1", "192.0.2.2"]),
+            "addresses are at most one of each family, and 192.0.2.1 and 192.0.2.2 are of one",
+        ),
+        (
+            lambda: kbe_nat.Loop(engine(), 5),
+            "queue has the methods of a PacketQueue, and 5 has no receive",
+        ),
+        (
+            lambda: engine().end_flows([("tcp", "10.0.0.1:1", ("10.0.0.2", 2))]),  # type: ignore[list-item]
+            "flows[0][1] is a tuple of address and port, not '10.0.0.1:1'",
+        ),
+        (
+            lambda: kbe_nat.ServicePort("a/b", [], [], affinity_seconds=0),
+            "affinity_seconds is a whole number from 1 to 4294967295, not 0",
+        ),
+        (
+            lambda: Packet("udp", ("10.0.0.1", 1), ("10.0.0.2", 2), "S"),
+            "flags are of tcp, and the packet is of udp",
+        ),
+        (
+            lambda: crc32c("x"),  # type: ignore[arg-type]
+            "content is bytes, or a buffer of them, not 'x'",
+        ),
+        (
+            lambda: wire.show("fd00::1"),  # type: ignore[arg-type]
+            "end is a tuple of address and port, not 'fd00::1'",
         ),
         (lambda: _native.NftTable(5, "t"), "family is 4 or 6, not 5"),
         (lambda: kbe_nat.ServicePort("", [], []), "name is that of a service port, not ''"),

@@ -73,7 +73,7 @@ PYTHON = {
     "commands": "errors",
     "family": "",
     "field_docs": "",
-    "model": "family field_docs",
+    "model": "family field_docs spelling",
     "packets": "errors family field_docs model",
     "port_rows": "model",
     "reference": "",

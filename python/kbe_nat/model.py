@@ -11,12 +11,13 @@ none can contain itself.
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import msgspec
 
 from kbe_nat.family import Family
 from kbe_nat.field_docs import documented
+from kbe_nat.spelling import none_of
 
 ServiceKey: TypeAlias = tuple[str, str]
 """Namespace and name of a Service."""
@@ -24,6 +25,10 @@ ServiceKey: TypeAlias = tuple[str, str]
 
 class Strategy(StrEnum):
     """The way in which a backend is chosen for a new flow."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(none_of(value, cls))
 
     RANDOM = "random"
     CASCADE = "cascade"

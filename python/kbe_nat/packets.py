@@ -99,6 +99,8 @@ class Packet:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        if self.flags and self.protocol != "tcp":
+            raise PacketError(f"flags are of tcp, and the packet is of {self.protocol}")
         most = 65_535 - HEADERS.get(self.protocol, 0) - (0 if families == {True} else 20)
         if len(self.payload) > most:
             raise PacketError(f"payload has at most {most} bytes, not {len(self.payload)}")
@@ -237,6 +239,8 @@ def octets(name: str, value: object) -> bytes:
 
 def show(end: tuple[str, int]) -> str:
     """Address and port as one text; only the address where there is no port."""
+    if not isinstance(end, tuple):
+        raise TypeError(f"end is a tuple of address and port, not {end!r}")
     return join_address(*end) if end[1] else end[0]
 
 
@@ -359,7 +363,7 @@ def _checksum(content: bytes) -> int:
 def crc32c(content: bytes) -> int:
     """SCTP's checksum (RFC 9260, appendix A), whose bytes are sent the low one first."""
     crc = 0xFFFFFFFF
-    for octet in content:
+    for octet in octets("content", content):
         crc ^= octet
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)

@@ -286,6 +286,9 @@ fn text_of(object: &Bound<'_, PyAny>, classes: &[&str]) -> PyResult<Option<Strin
 /// Address and port.
 impl Argument<'_, '_> for SocketAddr {
     fn read(object: &Bound<'_, PyAny>, place: Place<'_>) -> PyResult<Self> {
+        if object.cast::<PyTuple>().is_err() {
+            return Err(place.no_type(object, "a tuple of address and port"));
+        }
         let (address, port) = <(IpAddr, u16)>::read(object, place)?;
         Ok(Self::new(address, port))
     }
@@ -410,7 +413,7 @@ macro_rules! arguments {
 }
 
 arguments! {
-    address; addresses; affinity_seconds; after; allocation; answer; away; backend; backend_ids;
+    address; addresses; after; allocation; answer; away; backend; backend_ids;
     backends; budget; burst; bypass; bytes; cache; capacity; captured; chain; changed; checkpoint;
     counter;
     client; clients; cluster_backends; copy_range; count; destination; device; elements; ended;
@@ -428,6 +431,7 @@ arguments! {
     timeout; timeouts; total; transaction; unallocated; unknown_port; until; validate;
     value_length; verdict; verdicts; wait; watched; wildcard_families;
     port: 1, u16::MAX;
+    affinity_seconds: 1, u32::MAX;
     weight: 0, u16::MAX;
     max_flows: 1, u32::MAX;
     max_decisions: 0, 1 << 24;

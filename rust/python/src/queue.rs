@@ -10,7 +10,7 @@ use kbe_nat_engine as core;
 use kbe_nat_engine::{Meta, Packet, Released};
 use kbe_nat_netlink::{Options, QueueError};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
@@ -135,8 +135,19 @@ pub(crate) struct Loop {
 #[pymethods]
 impl Loop {
     #[new]
-    fn new(#[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>, queue: Py<PyAny>) -> Self {
-        Self { engine, queue, own: Arc::default() }
+    fn new(
+        #[pyo3(from_py_with = arguments::engine)] engine: Py<Engine>,
+        queue: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        for method in ["receive", "set_verdicts"] {
+            if !queue.is_instance_of::<KernelQueue>() && !queue.hasattr(method)? {
+                return Err(PyTypeError::new_err(format!(
+                    "queue has the methods of a PacketQueue, and {} has no {method}",
+                    arguments::show(queue)
+                )));
+            }
+        }
+        Ok(Self { engine, queue: queue.clone().unbind(), own: Arc::default() })
     }
 
     /// Run until the queue ends or `stop` is called. A batch that was received gets its verdicts

@@ -59,6 +59,12 @@ impl Snat {
         #[pyo3(from_py_with = arguments::blocks_per_client)] blocks_per_client: Option<u16>,
         #[pyo3(from_py_with = arguments::clients)] clients: Vec<Cidr>,
     ) -> PyResult<Self> {
+        if let Some(second) = second_of_family(&addresses) {
+            return Err(argument(format!(
+                "addresses are at most one of each family, and {} and {} are of one",
+                second.0, second.1
+            )));
+        }
         if ports.0 > ports.1 {
             return Err(argument(format!("ports are a range (low, high), not {ports:?}")));
         }
@@ -150,6 +156,16 @@ impl Constructed for Snat {
             clients = self.clients(),
         )
     }
+}
+
+/// An address, and the next one of its family.
+fn second_of_family(addresses: &[IpAddr]) -> Option<(IpAddr, IpAddr)> {
+    let next = |(index, first): (usize, &IpAddr)| {
+        let others = &addresses[index + 1..];
+        let next = others.iter().find(|other| other.is_ipv4() == first.is_ipv4());
+        next.map(|second| (*first, *second))
+    };
+    addresses.iter().enumerate().find_map(next)
 }
 
 /// A way of giving ports with its parameters. Of blocks there is one at least.
