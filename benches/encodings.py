@@ -114,7 +114,7 @@ def decode(name: str, way: str, encoding: str, path: str) -> dict[str, float]:
     idle, before = _memory_mb("VmRSS"), time.process_time()
     with uncollected():
         entries = (_watch if way == "WatchList" else _list)(decoder, kind, Path(path))
-        objects = {entry.key: entry.item for entry in entries}
+        objects = {entry.key: entry.object for entry in entries}
     cpu = time.process_time() - before
     assert objects
     return {

@@ -116,11 +116,11 @@ def test_f105_an_object_that_is_no_protobuf_is_refused_and_the_others_count() ->
     page = PROTOBUF.page(answer("ServiceList", metadata + b"".join(items)), SERVICES)
     names = [("Service", "default", "a"), ("Service", "shop", "w"), ("Service", "default", "a")]
     assert [entry.key for entry in page.entries] == names
-    error = page.entries[1].item
+    error = page.entries[1].object
     assert isinstance(error, ObjectError) and str(error).startswith(REFUSAL)
     told = PROTOBUF.event(event("MODIFIED", answer("Service", wrong_service("w"))), SERVICES)
     assert (told.kind, told.version) == (EventKind.MODIFIED, 8)
-    assert told.entry is not None and str(told.entry.item).startswith(REFUSAL)
+    assert told.entry is not None and str(told.entry.object).startswith(REFUSAL)
 
 
 @pytest.mark.parametrize(

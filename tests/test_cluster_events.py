@@ -315,9 +315,9 @@ def test_a_refused_object_is_told_with_its_field(queue: EventQueue) -> None:
     bad = service("a")
     bad["spec"]["ports"][0]["port"] = "http"
     entry = list_entry(json.dumps({"apiVersion": "v1", **bad}).encode(), SERVICES)
-    assert isinstance(entry.item, ObjectError)
+    assert isinstance(entry.object, ObjectError)
     of_a_file = ObjectError("x.yaml, document 1", "Service default/b", "no", "spec")
-    ClusterEvents(queue, "node-1").update((of_a_file, entry.item), (), Snapshot())
+    ClusterEvents(queue, "node-1").update((of_a_file, entry.object), (), Snapshot())
     [only] = taken(queue)
     assert (only.regarding, only.reason) == (KEY, "ObjectRefused")
     assert only.note.startswith("spec.ports[0].port: ")
@@ -339,8 +339,8 @@ def test_a_number_out_of_its_range_is_told_with_its_field(
     place = bad["spec"]["ports"][0] if "ports" in path else bad["spec"]
     place[field] = number
     entry = list_entry(json.dumps({"apiVersion": "v1", **bad}).encode(), SERVICES)
-    assert isinstance(entry.item, ObjectError)
-    ClusterEvents(queue, "node-1").update((entry.item,), (), Snapshot())
+    assert isinstance(entry.object, ObjectError)
+    ClusterEvents(queue, "node-1").update((entry.object,), (), Snapshot())
     [only] = taken(queue)
     assert (only.regarding, only.reason) == (KEY, "ObjectRefused")
     assert only.note.startswith(f"{path}: ")

@@ -226,6 +226,6 @@ def test_f105_a_strange_object_leaves_the_others(name: str) -> None:
 def test_annotations_that_nobody_reads_are_not_kept(name: str) -> None:
     value = json.loads(text_of("a"))
     value["metadata"]["annotations"] = {name: "rr"}
-    item = list_entry(json.dumps(value).encode(), SERVICES).item
+    item = list_entry(json.dumps(value).encode(), SERVICES).object
     assert isinstance(item, ParsedObject)
     assert item.value.metadata.annotations == ({} if name == "other" else {name: "rr"})

@@ -109,7 +109,7 @@ def check_event(event: WatchEvent, line: dict[str, Any]) -> None:
         return
     assert event.entry is not None
     assert event.entry.key[1:] == (metadata.get("namespace", ""), metadata["name"])
-    assert not isinstance(event.entry.item, ObjectError), event.entry.item
+    assert not isinstance(event.entry.object, ObjectError), event.entry.object
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_a_reflector_ends_with_what_the_stream_said(name: str) -> None:
             entries: dict[Any, Any] | None = {}
             async for event in stream:
                 if entries is None:
-                    reflector._follow(event)
+                    reflector._apply_event(event)
                 elif event.is_initial_end:
-                    reflector._take_list(entries, event.version)
+                    reflector._apply_list(entries, event.version)
                     entries = None
                 elif event.entry is not None:
                     entries[event.entry.key] = event.entry

@@ -19,7 +19,7 @@ from kbe_nat.sources.kubernetes.reflector import Reflector
 from kbe_nat.sources.watch_state import WatchPhase, WatchState
 
 
-def test_a_role_that_may_list_and_not_watch_follows_by_lists() -> None:
+def test_a_role_that_may_list_and_not_watch_apply_events_by_lists() -> None:
     async def test(watch: Watch) -> None:
         watch.server.forbidden = {("watch", "services")}
         await watch.until(lambda: watch.names == {"a"})
@@ -190,14 +190,14 @@ def test_f104_a_list_that_stops_is_asked_for_again() -> None:
 def test_a_mistake_of_ours_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(watch: Watch) -> None:
         await watch.in_step("a")
-        real, broken = Reflector._follow, [True]
+        real, broken = Reflector._apply_event, [True]
 
         def follow(self: Reflector, event: object) -> None:
             if broken.pop() if broken else False:
                 raise ZeroDivisionError("one\nline")
             real(self, event)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Reflector, "_follow", follow)
+        monkeypatch.setattr(Reflector, "_apply_event", follow)
         watch.server.objects.put(service("b"))
         await watch.in_step("a", "b")
         [words] = {state.reason for state in watch.states if state.reason}

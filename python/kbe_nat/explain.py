@@ -121,7 +121,7 @@ def verdict_of(explanation: ExplanationRow, name: str = "") -> VerdictRow:
         verdict=verdict,
         destinations=destinations,
         backend=explanation.backend if verdict == "translate" and not is_refused_backend else None,
-        masquerade=MIXED if is_mixed else is_masqueraded and verdict == "translate",
+        masquerade=MIXED_MASQUERADE if is_mixed else is_masqueraded and verdict == "translate",
         masqueraded=masqueraded if is_mixed else msgspec.UNSET,
         refused=refused,
         excluded=[ExcludedEndpoint(*exclusion) for exclusion in explanation.excluded],
@@ -142,7 +142,7 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
     service = f" by {verdict.service}" if verdict.service else ""
     several = "one of several endpoints"
     if explanation.is_chosen_by_kernel:
-        several = _drawn(verdict.destinations)
+        several = _drawn_endpoints(verdict.destinations)
     outcome = {
         "translate": f"is sent to {verdict.backend or several}{service}",
         "pass": "passes",
@@ -153,10 +153,10 @@ def sentence(packet: bytes, explanation: ExplanationRow) -> str:
     return f"{subject} {outcome}."
 
 
-def _drawn(endpoints: list[str]) -> str:
+def _drawn_endpoints(endpoints: list[str]) -> str:
     """The endpoints among which the kernel chooses, in words."""
-    listed = ", ".join(endpoints[:NAMED])
-    others = f" and {len(endpoints) - NAMED} more" if len(endpoints) > NAMED else ""
+    listed = ", ".join(endpoints[:MAX_LISTED])
+    others = f" and {len(endpoints) - MAX_LISTED} more" if len(endpoints) > MAX_LISTED else ""
     return f"one of {len(endpoints)} endpoints, which the kernel draws ({listed}{others}),"
 
 
@@ -201,7 +201,7 @@ def explain_packet(
         steps=explanation.steps,
         excluded=list(excluded),
         chains=list(chains),
-        kernel={str(kind): _consequence(explanation, kind) for kind in kinds},
+        kernel={str(kind): _kernel_part(explanation, kind) for kind in kinds},
     )
     return _chosen_by_kernel(row) if is_chosen_by_kernel else row
 
@@ -220,7 +220,7 @@ def _chosen_by_kernel(row: ExplanationRow) -> ExplanationRow:
     masqueraded = set(row.masqueraded) & set(row.candidates)
     source = ""
     if masqueraded:
-        to = "" if len(masqueraded) == len(set(row.candidates)) else f" towards {SOME}"
+        to = "" if len(masqueraded) == len(set(row.candidates)) else f" towards {SOME_ENDPOINTS}"
         source = f"; the source is masqueraded{to}"
     steps = [step for step in row.steps if step[0] not in ENGINE_STEPS]
     verdict = ("verdict", "translate (new: it opens a flow to an endpoint of the kernel's choice)")
@@ -283,12 +283,12 @@ def _is_local(explanation: Explanation, frontend: str, port: PlannedPort) -> boo
     return port.is_internal_local if frontend == CLUSTER_IP else port.is_external_local
 
 
-def _consequence(explanation: Explanation, kind: DatapathKind) -> str:
+def _kernel_part(explanation: Explanation, kind: DatapathKind) -> str:
     action = explanation.action
-    consequence = KERNEL.get((action, kind)) or KERNEL_EITHER[action]
+    part = KERNEL_PART_BY_DATAPATH.get((action, kind)) or KERNEL_PART[action]
     if not explanation.masquerade:
-        return consequence
-    return f"{consequence}; the source is masqueraded, by another bit of the mark"
+        return part
+    return f"{part}; the source is masqueraded, by another bit of the mark"
 
 
 OTHER_INTERFACE: Final = 2**32 - 1
@@ -298,10 +298,10 @@ OTHER_INTERFACE: Final = 2**32 - 1
 DEFAULT_DEVICE: Final = "eth0"
 REFUSED_BY_CHAINS: Final = ("no-endpoints", "no-local-endpoints", "source-range")
 """Causes for which kube-proxy has a chain that refuses the packet."""
-MIXED: Final = "mixed"
-NAMED: Final = 5
+MIXED_MASQUERADE: Final = "mixed"
+MAX_LISTED: Final = 5
 """Endpoints that a sentence names."""
-SOME: Final = "some of them"
+SOME_ENDPOINTS: Final = "some of them"
 ENGINE_STEPS: Final = ("strategy", "second look", "hairpin", "delivery", "room", "verdict")
 """Steps about the backend that the engine would choose."""
 DRAWN_BY_KERNEL: Final = (
@@ -309,7 +309,7 @@ DRAWN_BY_KERNEL: Final = (
     " packets by itself"
 )
 CARRIED_BY_KERNEL: Final = "it carries the connection and translates all its packets by itself"
-KERNEL: Final = {
+KERNEL_PART_BY_DATAPATH: Final = {
     (
         "translate",
         DatapathKind.EVERY_PACKET,
@@ -330,7 +330,7 @@ KERNEL: Final = {
     ),
 }
 """The kernel's part where the datapaths differ."""
-KERNEL_EITHER: Final = {
+KERNEL_PART: Final = {
     "pass": "it lets the packet go on as it is",
     "reject": "a rule answers for it, by the packet's mark: ICMP port unreachable, or a RST if so"
     " asked",

@@ -14,7 +14,7 @@ from kbe_nat.sources.kubernetes.reflector import Reflector
 from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import Resource, watched_resources
 from kbe_nat.sources.objects import ObjectKey
-from kbe_nat.sources.snapshot import Item
+from kbe_nat.sources.snapshot import ClusterObject
 from kbe_nat.sources.watch_state import WatchPhase, WatchState
 
 NODES, SERVICES, SLICES = watched_resources("node-1")
@@ -25,7 +25,7 @@ class Watch:
     """A reflector of Services, a server for it, and what it has delivered."""
 
     server: ApiServer = field(default_factory=ApiServer)
-    objects: dict[ObjectKey, Item | ObjectError] = field(default_factory=dict)
+    objects: dict[ObjectKey, ClusterObject | ObjectError] = field(default_factory=dict)
     replaced: int = 0
     states: list[WatchState] = field(default_factory=list)
 

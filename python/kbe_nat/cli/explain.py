@@ -37,7 +37,7 @@ from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.engine_tables import native_tables
 from kbe_nat.errors import MissingSettingError, SettingError
 from kbe_nat.explain import (
-    MIXED,
+    MIXED_MASQUERADE,
     ExplanationRow,
     VerdictRow,
     device_of,
@@ -328,7 +328,7 @@ def _endpoint_tables(verdict: VerdictRow) -> list[Any]:
     parts: list[Any] = []
     if verdict.destinations:
         masqueraded = verdict.destinations if verdict.masquerade is True else []
-        if verdict.masquerade == MIXED:
+        if verdict.masquerade == MIXED_MASQUERADE:
             masqueraded = verdict.masqueraded or []
         titles = ("endpoint", "masqueraded", *(["chosen"] if verdict.backend else []))
         candidates = table("Who may serve it", *titles)

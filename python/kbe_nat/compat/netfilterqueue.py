@@ -51,8 +51,8 @@ class Packet:
         self._queue = queue
         self._has_payload = has_payload
         self._is_retained = False
-        self._is_current = True
-        self._is_decided = False
+        self._is_in_callback = True
+        self._has_verdict = False
         self._mark: int | None = None
         self._payload: bytes | None = None
         self.id: Final = packet.id
@@ -81,7 +81,7 @@ class Packet:
             return self._payload
         if not self._has_payload:
             raise RuntimeError("the queue was bound without COPY_PACKET: there is no payload")
-        if not (self._is_current or self._is_retained):
+        if not (self._is_in_callback or self._is_retained):
             raise RuntimeError("the payload is gone behind the callback, unless it calls retain()")
         return self._packet.payload
 
@@ -120,30 +120,30 @@ class Packet:
         """Let the packet go on. Raises RuntimeError for a packet with a verdict, and so do
         `drop` and `repeat`; `QueueError`, an OSError, when the kernel refuses.
         """
-        self._decide("accept")
+        self._set_verdict("accept")
 
     def drop(self) -> None:
         """Let the packet be gone."""
-        self._decide("drop")
+        self._set_verdict("drop")
 
     def repeat(self) -> None:
         """Let the packet go through the hook once more: give it a mark by which rules know it."""
-        self._decide("repeat")
+        self._set_verdict("repeat")
 
-    def _decide(self, verdict: Literal["accept", "drop", "repeat"]) -> None:
-        if self._is_decided:
+    def _set_verdict(self, verdict: Literal["accept", "drop", "repeat"]) -> None:
+        if self._has_verdict:
             raise RuntimeError("the packet has its verdict already")
         self._queue.set_verdict(self.id, verdict, mark=self._mark, payload=self._payload)
-        self._is_decided = True
+        self._has_verdict = True
 
-    def leave(self) -> None:
+    def end_callback(self) -> None:
         """The callback has returned."""
-        self._is_current = False
+        self._is_in_callback = False
 
     def __str__(self) -> str:
         payload = self._packet.payload
-        place = {4: 9, 6: 6}.get(payload[0] >> 4, len(payload)) if payload else 0
-        name = PROTOCOLS.get(payload[place]) if place < len(payload) else None
+        offset = {4: 9, 6: 6}.get(payload[0] >> 4, len(payload)) if payload else 0
+        name = PROTOCOLS.get(payload[offset]) if offset < len(payload) else None
         return f"{name or 'Unknown protocol'} packet, {self.get_payload_len()} bytes"
 
 
@@ -192,14 +192,14 @@ class NetfilterQueue:
         except QueueError as error:
             raise OSError(str(error)) from None
         self._callback = user_callback
-        with socket.socket(fileno=self._queue.fileno()) as view:
-            size = view.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-            view.detach()
-        if size < sock_len * 2:
+        with socket.socket(fileno=self._queue.fileno()) as socket_view:
+            buffer_size = socket_view.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            socket_view.detach()
+        if buffer_size < sock_len * 2:
             # The kernel counts its own overhead, and tells twice what it was asked for.
             warnings.warn(
-                f"the socket's buffer has {size // 2} bytes, not {sock_len}: CAP_NET_ADMIN of the "
-                "first user namespace is needed for more",
+                f"the socket's buffer has {buffer_size // 2} bytes, not {sock_len}: CAP_NET_ADMIN "
+                "of the first user namespace is needed for more",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -213,15 +213,15 @@ class NetfilterQueue:
 
     def get_fd(self) -> int:
         """The descriptor of the socket, to poll; `run(block=False)` serves what has come."""
-        return self._bound().fileno()
+        return self._bound_queue().fileno()
 
     def run(self, block: bool = True) -> None:
         """Call the callback for each packet: without end, or until an exception is raised; with
         `block=False` for the packets that wait. What the callback raises is raised here.
         """
-        queue = self._bound()
+        queue = self._bound_queue()
         while True:
-            served = self._serve(queue, PATIENCE if block else 0.0)
+            served = self._serve(queue, RECEIVE_SECONDS if block else 0.0)
             if self._queue is None or not (block or served):
                 return
 
@@ -229,7 +229,7 @@ class NetfilterQueue:
         """The same by a socket of the caller's, made of `get_fd`, whose waiting a library such as
         gevent may replace. Ends when the socket would block or has timed out.
         """
-        queue = self._bound()
+        queue = self._bound_queue()
         while self._queue is not None:
             timeout = s.gettimeout()
             readable, _, _ = select.select([s], [], [], timeout)
@@ -249,14 +249,14 @@ class NetfilterQueue:
             try:
                 callback(packet)
             finally:
-                packet.leave()
+                packet.end_callback()
         return has_packets
 
-    def _bound(self) -> RawQueue:
+    def _bound_queue(self) -> RawQueue:
         if self._queue is None:
             raise RuntimeError("no queue is bound")
         return self._queue
 
 
-PATIENCE: Final = 0.1
+RECEIVE_SECONDS: Final = 0.1
 """Seconds of one wait: so long a signal takes to be noticed."""

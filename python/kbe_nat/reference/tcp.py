@@ -59,22 +59,22 @@ class Side:
     has_offered_scale: bool = False
     is_liberal: bool = False
     """Windows are not checked, because the handshake was not seen."""
-    has_pending_syn: bool = False
+    has_sent_syn_again: bool = False
     """It sent a SYN on a connection that was open."""
-    is_unacknowledged: bool = False
-    is_shut: bool = False
+    has_unacknowledged_data: bool = False
+    has_zero_window: bool = False
     """The connection's last acknowledgement came from this side and announced no window."""
     retransmissions: int = 0
 
-    def note(self, segment: Segment, *, may_scale: bool) -> None:
+    def update(self, segment: Segment, *, may_scale: bool) -> None:
         """Take a segment of this side into account."""
         if segment.flags & SYN:
-            counts = may_scale or not segment.flags & ACK
-            self.scale = segment.scale if segment.scale is not None and counts else 0
+            is_scaled = may_scale or not segment.flags & ACK
+            self.scale = segment.scale if segment.scale is not None and is_scaled else 0
             self.has_offered_scale = segment.scale is not None
         if self.end is None or is_before(self.end, segment.end):
             self.end = segment.end
-            self.is_unacknowledged = segment.payload > 0
+            self.has_unacknowledged_data = segment.payload > 0
             self.retransmissions = 0
         elif segment.payload:
             self.retransmissions = min(self.retransmissions + 1, 255)
@@ -93,10 +93,10 @@ class Connection:
 
     def open(self, segment: Segment) -> str:
         """The state of a connection whose first segment this is."""
-        self.sides[0].note(segment, may_scale=False)
+        self.sides[0].update(segment, may_scale=False)
         if is_opening(segment.flags):
             return "tcp_syn_sent"
-        self.sides[0].is_shut = segment.window == 0
+        self.sides[0].has_zero_window = segment.window == 0
         for side in self.sides:
             side.is_liberal = True
         return "tcp_established"
@@ -115,20 +115,20 @@ class Connection:
             if state in ("tcp_time_wait", "tcp_close"):
                 return "reopened"
             if state in ("tcp_established", "tcp_fin_wait", "tcp_close_wait", "tcp_last_ack"):
-                client.has_pending_syn = True
+                client.has_sent_syn_again = True
                 return "unmoved"
         is_half_open = state in ("tcp_syn_sent", "tcp_syn_recv", "tcp_syn_sent2")
         is_answer = flags & SYN and flags & ACK and not is_original
-        if is_answer and client.has_pending_syn and not is_half_open:
+        if is_answer and client.has_sent_syn_again and not is_half_open:
             # The backend has begun a new connection, whose windows are not known.
             self.sides = [Side(end=segment.ack, is_liberal=True), Side(is_liberal=True)]
-            self._note(segment, is_original=False)
+            self._update(segment, is_original=False)
             return "tcp_syn_recv"
         if flags & ACK and not flags & SYN and state == "tcp_syn_sent":
             return "invalid"
         if not flags & SYN and not self._is_in_window(segment, is_original):
             return "invalid"
-        self._note(segment, is_original)
+        self._update(segment, is_original)
         if state == "tcp_syn_sent" and is_original and is_opening(flags):
             return "unmoved"
         return _next(state, is_original, flags)
@@ -138,9 +138,9 @@ class Connection:
         if any(side.retransmissions >= 3 for side in self.sides):
             return min(timeouts[state], timeouts["tcp_max_retrans"])
         is_one_sided = state == "tcp_established" and not is_replied
-        if is_one_sided or any(side.is_unacknowledged for side in self.sides):
+        if is_one_sided or any(side.has_unacknowledged_data for side in self.sides):
             return min(timeouts[state], timeouts["tcp_unacknowledged"])
-        if any(side.is_shut for side in self.sides):
+        if any(side.has_zero_window for side in self.sides):
             return min(timeouts[state], timeouts["tcp_max_retrans"])
         return timeouts[state]
 
@@ -168,16 +168,16 @@ class Connection:
         )
         return is_acceptable and is_plausible
 
-    def _note(self, segment: Segment, is_original: bool) -> None:
+    def _update(self, segment: Segment, is_original: bool) -> None:
         sender, receiver = self.sides[not is_original], self.sides[is_original]
-        sender.note(segment, may_scale=is_original or self.sides[0].has_offered_scale)
+        sender.update(segment, may_scale=is_original or self.sides[0].has_offered_scale)
         if segment.flags & (FIN | SYN | RST | ACK) == ACK:
-            sender.is_shut, receiver.is_shut = segment.window == 0, False
+            sender.has_zero_window, receiver.has_zero_window = segment.window == 0, False
         if segment.flags & SYN and not is_original and not sender.has_offered_scale:
             # Window scaling is in use only if both have offered it (RFC 7323, 2.2).
             receiver.scale = 0
         if segment.flags & ACK and not is_before(segment.ack, receiver.end or 0):
-            receiver.is_unacknowledged = False
+            receiver.has_unacknowledged_data = False
             receiver.retransmissions = 0
 
 

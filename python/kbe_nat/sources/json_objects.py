@@ -24,9 +24,9 @@ from kbe_nat.errors import ObjectError
 from kbe_nat.sources.decoding import decode_item, listed_kind
 from kbe_nat.sources.json_documents import json_documents
 from kbe_nat.sources.objects import KINDS, Known, ParsedObject
-from kbe_nat.sources.snapshot import Item, convert_early
+from kbe_nat.sources.snapshot import ClusterObject, convert_early
 
-Items = list[Item | ObjectError | str]
+Items = list[ClusterObject | ObjectError | str]
 """Objects, refused objects and notes."""
 
 
@@ -40,7 +40,7 @@ def json_objects(text: bytes, origin: str) -> Items | None:
         return None
 
 
-def _items(text: bytes, origin: str) -> Iterator[Item | ObjectError | str]:
+def _items(text: bytes, origin: str) -> Iterator[ClusterObject | ObjectError | str]:
     document = DOCUMENT.decode(text)
     if (document.version, document.kind) in KINDS:
         yield json_item(Raw(text), {}, origin)
@@ -53,7 +53,9 @@ def _items(text: bytes, origin: str) -> Iterator[Item | ObjectError | str]:
         yield json_item(item, defaults, f"{origin}, items[{number}]")
 
 
-def json_item(text: Raw, defaults: Mapping[str, str], origin: str) -> Item | ObjectError | str:
+def json_item(
+    text: Raw, defaults: Mapping[str, str], origin: str
+) -> ClusterObject | ObjectError | str:
     """One object; `defaults` are the fields that its list says for it. Raises ValueError, or
     `RecursionError`.
     """

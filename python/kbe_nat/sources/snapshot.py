@@ -57,7 +57,7 @@ class ConvertedSlice(Struct, frozen=True, gc=False):
         return f"{self.key[0]} {name_of(self.key)}"
 
 
-Item: TypeAlias = ParsedObject | ConvertedSlice
+ClusterObject: TypeAlias = ParsedObject | ConvertedSlice
 """An object as it is kept until the next snapshot."""
 
 
@@ -113,7 +113,7 @@ def convert_service(parsed: ParsedObject) -> tuple[Service, tuple[str, ...]]:
     return service, tuple(notes.lines)
 
 
-def convert_early(parsed: ParsedObject) -> Item:
+def convert_early(parsed: ParsedObject) -> ClusterObject:
     """EndpointSlices are converted before they are kept: their objects would be most of the
     memory.
     """

@@ -42,8 +42,8 @@ from kbe_nat.sources.objects import (
 )
 from kbe_nat.sources.parts import SnapshotParts
 from kbe_nat.sources.snapshot import (
+    ClusterObject,
     ConvertedSlice,
-    Item,
     convert_early,
     convert_node,
     convert_service,
@@ -57,7 +57,7 @@ class Placed(NamedTuple):
     """An object that counts."""
 
     place: Place
-    item: Item
+    item: ClusterObject
 
 
 class Change(NamedTuple):
@@ -105,7 +105,7 @@ class Store:
     def replace(
         self,
         origin: Origin,
-        items: Iterable[Item | ObjectError | str],
+        items: Iterable[ClusterObject | ObjectError | str],
         *,
         is_ordered: bool = True,
     ) -> None:
@@ -133,7 +133,7 @@ class Store:
         # Notes on no object go with their origin, and leave with its next content.
         self._messages.set(origin, notes=notes)
 
-    def put(self, origin: Origin, item: Item | ObjectError) -> None:
+    def put(self, origin: Origin, item: ClusterObject | ObjectError) -> None:
         """An object that is added to an origin or modified there, or one that is refused. Cost:
         linear in the object.
         """
@@ -155,7 +155,7 @@ class Store:
         """How many objects of each origin are refused now. Cost: linear in these."""
         return self._messages.refusals()
 
-    def items(self, origin: Origin) -> dict[ObjectKey, Item]:
+    def items(self, origin: Origin) -> dict[ObjectKey, ClusterObject]:
         """The sound objects that an origin has now. Cost: linear in these."""
         keys = self._contents.get(origin, {})
         options = ((key, self._records[key].candidates) for key in keys)
@@ -286,7 +286,7 @@ class _Candidate(Struct, frozen=True, gc=False):
     """An object in one origin."""
 
     place: Place
-    item: Item | None
+    item: ClusterObject | None
     """None: it is refused."""
     errors: tuple[tuple[Place, ObjectError], ...] = ()
     notes: tuple[str, ...] = ()
@@ -305,7 +305,7 @@ class _Record(Struct):
     part_notes: tuple[str, ...] = ()
 
 
-def _candidate(place: Place, item: Item | ObjectError) -> _Candidate:
+def _candidate(place: Place, item: ClusterObject | ObjectError) -> _Candidate:
     if isinstance(item, ObjectError):
         return _Candidate(place, None, ((place, item),))
     return _Candidate(place, convert_early(item) if isinstance(item, ParsedObject) else item)
@@ -349,7 +349,7 @@ def _replacements(sound: Sequence[_Candidate]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _replacement(earlier: Item, later: Item) -> str:
+def _replacement(earlier: ClusterObject, later: ClusterObject) -> str:
     return f"{later.origin}: {later.subject}: replaces the one in {earlier.origin}"
 
 

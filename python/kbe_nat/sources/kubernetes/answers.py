@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from kbe_nat.errors import KbeNatError, ObjectError
 from kbe_nat.sources.kubernetes.resources import Resource
 from kbe_nat.sources.objects import ObjectKey
-from kbe_nat.sources.snapshot import Item
+from kbe_nat.sources.snapshot import ClusterObject
 
 
 class AnswerError(KbeNatError):
@@ -23,8 +23,9 @@ class Entry(NamedTuple):
     """An object of a list or a watch."""
 
     key: ObjectKey
-    item: Item | ObjectError
-    """An object that is refused, or the object."""
+    """Kind, namespace and name."""
+    object: ClusterObject | ObjectError
+    """The object, or the error that refuses it."""
 
 
 class ListPage(NamedTuple):

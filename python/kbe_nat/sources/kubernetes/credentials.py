@@ -1,7 +1,7 @@
 """The credentials of requests: bearer tokens, client certificates and the TLS context.
 
 Files may change at any time: kubelet rotates tokens, cert-manager certificates. So each request
-looks at the stamps of the files, and reads those that are others. A plugin of its own
+looks at the signatures of the files, and reads those that have changed. A plugin of its own
 (`plugins`) may give token and certificate in their place.
 """
 
@@ -20,18 +20,18 @@ class Credentials:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._token_stamp: tuple[int, ...] = ()
+        self._token_signature: tuple[int, ...] = ()
         self._token = access.token
         self._context: ssl.SSLContext | None = None
-        self._context_stamp: object = None
+        self._context_signature: object = None
         self._plugin = Plugin(access.plugin, access) if access.plugin else None
 
     def renew(self) -> None:
         """The server refused them: all are read, and the plugin runs, at the next request."""
         if self._plugin is not None:
             self._plugin.drop()
-        self._token_stamp = ()
-        self._context_stamp = None
+        self._token_signature = ()
+        self._context_signature = None
 
     async def headers(self) -> dict[str, str]:
         """The header that says who asks, or none. Raises `CredentialFailure`."""
@@ -42,13 +42,16 @@ class Credentials:
     def context(self) -> ssl.SSLContext | bool:
         """How TLS is spoken, after `headers`. Raises `CredentialFailure`."""
         access = self._access
-        issued = self._plugin.issued if self._plugin is not None else None
+        plugin_credentials = self._plugin.issued if self._plugin is not None else None
         certificate, key = access.certificate, access.key
-        if issued is not None and issued.certificate:
-            certificate, key = Pem(issued.certificate), Pem(issued.key)
+        if plugin_credentials is not None and plugin_credentials.certificate:
+            certificate, key = Pem(plugin_credentials.certificate), Pem(plugin_credentials.key)
         files = (access.authority.path, certificate.path, key.path)
-        stamp = (*map(_stamp, files), issued and issued.certificate)
-        if self._context is None or stamp != self._context_stamp:
+        signature = (
+            *map(_file_signature, files),
+            plugin_credentials and plugin_credentials.certificate,
+        )
+        if self._context is None or signature != self._context_signature:
             try:
                 self._context = _context(access, certificate, key)
             except (OSError, ValueError) as error:
@@ -58,15 +61,15 @@ class Credentials:
                 raise CredentialFailure(
                     f"certificates cannot be used: {names}: {reason or error}"
                 ) from None
-            self._context_stamp = stamp
+            self._context_signature = signature
         return self._context
 
     def _read_token(self) -> str:
         path = self._access.token_file
         if path is None:
             return self._access.token
-        stamp = _stamp(path)
-        if stamp != self._token_stamp or not stamp:
+        signature = _file_signature(path)
+        if signature != self._token_signature or not signature:
             try:
                 token = path.read_text().strip()
             except (OSError, UnicodeError) as error:
@@ -74,7 +77,7 @@ class Credentials:
                 raise CredentialFailure(f"{path}: {reason}") from None
             if not token or not is_token(token):
                 raise CredentialFailure(f"{path}: it has no token")
-            self._token, self._token_stamp = token, stamp
+            self._token, self._token_signature = token, signature
         return self._token
 
 
@@ -91,13 +94,13 @@ def _context(access: Access, certificate: Pem, key: Pem) -> ssl.SSLContext:
     if certificate:
         with ExitStack() as stack:
             # OpenSSL's loader takes files only. They are readable to us alone, and gone at once.
-            chain, secret = _file(stack, certificate), _file(stack, key)
+            certificate_path, key_path = _pem_path(stack, certificate), _pem_path(stack, key)
             # Without a terminal a key with a password would wait for one for ever.
-            context.load_cert_chain(chain, secret, password=_no_password)
+            context.load_cert_chain(certificate_path, key_path, password=_no_password)
     return context
 
 
-def _file(stack: ExitStack, pem: Pem) -> str:
+def _pem_path(stack: ExitStack, pem: Pem) -> str:
     if pem.path is not None:
         return str(pem.path)
     file = stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115
@@ -110,7 +113,7 @@ def _no_password() -> str:
     raise ValueError("the key has a password")
 
 
-def _stamp(path: Path | None) -> tuple[int, ...]:
+def _file_signature(path: Path | None) -> tuple[int, ...]:
     """Tells a file's content apart from its earlier one; empty where there is none."""
     if path is None:
         return ()

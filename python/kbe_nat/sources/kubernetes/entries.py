@@ -29,7 +29,7 @@ from kbe_nat.sources.objects import (
     name_of,
     refused_key,
 )
-from kbe_nat.sources.snapshot import READ_ANNOTATIONS, ConvertedSlice, Item, convert_early
+from kbe_nat.sources.snapshot import READ_ANNOTATIONS, ClusterObject, ConvertedSlice, convert_early
 
 
 def list_entry(text: bytes | Raw, resource: Resource) -> Entry:
@@ -162,7 +162,7 @@ def _entry(text: bytes | Raw, head: _Head, resource: Resource) -> Entry:
     return Entry(key, item)
 
 
-def _lean(item: Item) -> Item:
+def _lean(item: ClusterObject) -> ClusterObject:
     """The object without the annotations that nobody reads. The object is kept, and they are often
     most of it: kubectl puts the whole object into one of them.
     """

@@ -13,16 +13,16 @@ from contextlib import suppress
 from kbe_nat.errors import ObjectError
 from kbe_nat.sources.kubernetes.answers import Entry
 from kbe_nat.sources.objects import ObjectKey
-from kbe_nat.sources.snapshot import Item
+from kbe_nat.sources.snapshot import ClusterObject
 
 
 class Delivery:
     """What is new of one resource: a whole list, if there was one, and changes since."""
 
     def __init__(self) -> None:
-        self.objects: dict[ObjectKey, Item | ObjectError] | None = None
+        self.objects: dict[ObjectKey, ClusterObject | ObjectError] | None = None
         """The whole list; None: the objects of before, changed."""
-        self.changes: dict[ObjectKey, Item | ObjectError | None] = {}
+        self.changes: dict[ObjectKey, ClusterObject | ObjectError | None] = {}
         """None: the object is deleted."""
 
 
@@ -44,19 +44,19 @@ class Inbox:
     def replace(self, resource: str, entries: Iterable[Entry]) -> None:
         """All objects of a resource."""
         delivery = Delivery()
-        delivery.objects = {entry.key: entry.item for entry in entries}
+        delivery.objects = {entry.key: entry.object for entry in entries}
         with self._lock:
             self._deliveries[resource] = delivery
         self.wake()
 
-    def put(self, resource: str, key: ObjectKey, item: Item | ObjectError | None) -> None:
+    def put(self, resource: str, key: ObjectKey, value: ClusterObject | ObjectError | None) -> None:
         """One object, or None when it is deleted. Cost: constant."""
         with self._lock:
             is_first = resource not in self._deliveries
             delivery = self._deliveries.setdefault(resource, Delivery())
             # The newest change comes last, as it did.
             delivery.changes.pop(key, None)
-            delivery.changes[key] = item
+            delivery.changes[key] = value
         if is_first:
             self.wake()
 

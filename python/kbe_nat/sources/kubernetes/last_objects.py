@@ -26,9 +26,9 @@ from kbe_nat.sources.objects import (
     ServiceCIDRObject,
     ServiceObject,
 )
-from kbe_nat.sources.snapshot import ConvertedSlice, Item
+from kbe_nat.sources.snapshot import ClusterObject, ConvertedSlice
 
-Objects = Mapping[str, Mapping[ObjectKey, Item | ObjectError]]
+Objects = Mapping[str, Mapping[ObjectKey, ClusterObject | ObjectError]]
 """By the name of a resource."""
 
 
@@ -65,7 +65,7 @@ def encode(
     return HEAD.pack(MAGIC, VERSION, now, zlib.crc32(body)) + body
 
 
-def decode(content: bytes, cluster: str) -> tuple[dict[str, dict[ObjectKey, Item]], float]:
+def decode(content: bytes, cluster: str) -> tuple[dict[str, dict[ObjectKey, ClusterObject]], float]:
     """The objects, and when they were written, in seconds since 1970. Raises `StateError`, also for
     those of another cluster.
     """
@@ -79,7 +79,7 @@ def decode(content: bytes, cluster: str) -> tuple[dict[str, dict[ObjectKey, Item
     body = content[HEAD.size :]
     if zlib.crc32(body) != checksum:
         raise StateError("it is damaged: its checksum is wrong")
-    objects: dict[str, dict[ObjectKey, Item]] = {}
+    objects: dict[str, dict[ObjectKey, ClusterObject]] = {}
     try:
         name, *lots = _frames(zlib.decompress(body))
         if msgspec.msgpack.decode(name, type=str) != cluster:
@@ -146,7 +146,7 @@ class _Lot(Struct):
     items: list[_Kept]
 
 
-def _record(item: Item) -> _Kept:
+def _record(item: ClusterObject) -> _Kept:
     if isinstance(item, ConvertedSlice):
         return _Slice(item)
     value = item.value
@@ -158,7 +158,7 @@ def _record(item: Item) -> _Kept:
     return _Ranges(item.origin, value)
 
 
-def _item(record: _Kept) -> Item:
+def _item(record: _Kept) -> ClusterObject:
     if isinstance(record, _Slice):
         return record.value
     kind = type(record).__struct_config__.tag

@@ -75,10 +75,10 @@ class Reflector:
         cluster: Cluster,
         inbox: Inbox,
         publish: Callable[[WatchState], None],
-        earlier: Iterable[ObjectKey] = (),
+        last_keys: Iterable[ObjectKey] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`publish` gets each new state. `earlier` are objects of the last run, which are served
+        """`publish` gets each new state. `last_keys` are objects of the last run, which are served
         until the first list. `clock` tells seconds since 1970.
         """
         self._resource = resource
@@ -92,10 +92,10 @@ class Reflector:
         self._version: int | None = None
         self._newest = 0
         """The newest version that was ever known; a list may be older after a restore."""
-        self._keys = set(earlier)
+        self._keys = set(last_keys)
         self._suspicion: Suspicion | None = None
         """Of the last list, which waits for a second one."""
-        self._is_markless = False
+        self._lacks_end_mark = False
         """The last WatchList ended without its end mark: a LIST may fare better."""
         self._is_failing = False
         self._denials = 0
@@ -135,7 +135,7 @@ class Reflector:
                 # A mistake of ours: without this the watch would end without a word, and the node
                 # would serve what it has for ever.
                 self._version = None
-                self._fail(_mistake(error))
+                self._fail(_defect(error))
                 delay = self._backoff.delay()
             if delay and wakes:
                 await self._cluster.recovery.pause(delay)
@@ -176,7 +176,7 @@ class Reflector:
     @property
     def _is_denied(self) -> bool:
         """Whether the role lacks a right, since no server takes so long to start."""
-        return self._denials > STARTING
+        return self._denials > STARTUP_DENIALS
 
     def _delay(self, *, is_starting: bool) -> float:
         # A port that refuses costs nothing to try, and a node must be in step soon after.
@@ -186,7 +186,7 @@ class Reflector:
 
     async def _list(self) -> None:
         """Learn all objects."""
-        if not self._is_markless:
+        if not self._lacks_end_mark:
             try:
                 return await self._watch_list()
             except Refusal as refusal:
@@ -194,7 +194,7 @@ class Reflector:
                 if refusal.failure.code not in (400, 403, 404, 405, 406, 422):
                     raise
         await self._paged_list()
-        self._is_markless = False
+        self._lacks_end_mark = False
 
     async def _watch_list(self) -> None:
         """One stream: the objects, the end mark, and what happens then."""
@@ -204,13 +204,13 @@ class Reflector:
         }
         entries: dict[ObjectKey, Entry] | None = {}
         try:
-            asking = self._requests.events(parameters, FIRST_SECONDS, MAX_LIST)
-            async with aclosing(asking) as events:
+            stream = self._requests.events(parameters, FIRST_OBJECT_SECONDS, MAX_LIST)
+            async with aclosing(stream) as events:
                 async for event in events:
                     if entries is None:
-                        self._follow(event)
+                        self._apply_event(event)
                     elif event.is_initial_end:
-                        self._take_list(entries, event.version)
+                        self._apply_list(entries, event.version)
                         entries = None
                     elif event.entry is not None:
                         entries[event.entry.key] = event.entry
@@ -218,30 +218,30 @@ class Reflector:
                 raise AnswerError("the list ended before its end mark")
         except (AnswerError, ConnectionFailure) as error:
             is_refused = isinstance(error, ConnectionFailure) and error.is_refused
-            self._is_markless = entries is not None and not is_refused
+            self._lacks_end_mark = entries is not None and not is_refused
             raise
 
     async def _watch(self) -> None:
         """Follow changes from the version on, until the stream ends."""
         started = asyncio.get_running_loop().time()
         before = self._state.events
-        asking = self._requests.events({"resourceVersion": str(self._version)}, SILENCE_SECONDS)
-        async with aclosing(asking) as events:
+        stream = self._requests.events({"resourceVersion": str(self._version)}, SILENCE_SECONDS)
+        async with aclosing(stream) as events:
             async for event in events:
-                self._follow(event)
-        lived = asyncio.get_running_loop().time() - started
-        if lived < SHORT_SECONDS and self._state.events == before:
+                self._apply_event(event)
+        duration = asyncio.get_running_loop().time() - started
+        if duration < SHORT_WATCH_SECONDS and self._state.events == before:
             # Something ends all watches at once: to ask again and again would be an attack.
             raise ConnectionFailure("watches end as soon as they begin")
 
     async def _paged_list(self) -> None:
         """LIST in pages. All of them have the version of the first one."""
         entries: dict[ObjectKey, Entry] = {}
-        parameters = {**self._resource.selectors, "limit": str(PAGE)}
-        version, room = None, MAX_LIST
+        parameters = {**self._resource.selectors, "limit": str(PAGE_OBJECTS)}
+        version, remaining_bytes = None, MAX_LIST
         while True:
             try:
-                page, size = await self._requests.page(parameters, room)
+                page, size = await self._requests.page(parameters, remaining_bytes)
             except Refusal as refusal:
                 if refusal.failure.code == 504 and "limit" in parameters and not entries:
                     # etcd is away. A list from the server's cache is better than nothing.
@@ -251,13 +251,13 @@ class Reflector:
             if version not in (None, page.version):
                 raise AnswerError(f"pages of one list have versions {version} and {page.version}")
             # Without a bound of all pages a server could lead us from page to page for ever.
-            version, room = page.version, room - max(size, LEAST_PAGE)
+            version, remaining_bytes = page.version, remaining_bytes - max(size, MIN_PAGE_BYTES)
             entries |= {entry.key: entry for entry in page.entries}
             if not page.continuation:
                 break
             # An expired token (410) ends this list: its rest would be of another moment.
             parameters["continue"] = page.continuation
-        self._take_list(entries, version)
+        self._apply_list(entries, version)
 
     def _recover(self, *, is_watch: bool) -> None:
         """Note that the server gives good answers."""
@@ -275,7 +275,7 @@ class Reflector:
             self._is_failing = False
             self._cluster.recovery.announce()
 
-    def _take_list(self, entries: Mapping[ObjectKey, Entry], version: int) -> None:
+    def _apply_list(self, entries: Mapping[ObjectKey, Entry], version: int) -> None:
         """Apply a whole list. Raises `Withheld` when it must be confirmed first."""
         suspicion = self._suspect(entries, version)
         if suspicion is not None and suspicion is not self._suspicion:
@@ -305,11 +305,11 @@ class Reflector:
             return Suspicion.OLDER
         if self._keys and not entries:
             return Suspicion.EMPTY
-        if len(self._keys) >= FEW and 2 * len(entries) < len(self._keys):
+        if len(self._keys) >= SMALL_LIST and 2 * len(entries) < len(self._keys):
             return Suspicion.HALVED
         return None
 
-    def _follow(self, event: WatchEvent) -> None:
+    def _apply_event(self, event: WatchEvent) -> None:
         """Apply one event after the list. Raises `AnswerError` for one that goes back in time."""
         assert self._version is not None
         if event.version <= self._version:
@@ -323,7 +323,7 @@ class Reflector:
         entry = event.entry
         if entry is not None:
             is_deleted = event.kind is EventKind.DELETED
-            self._inbox.put(self._resource.name, entry.key, None if is_deleted else entry.item)
+            self._inbox.put(self._resource.name, entry.key, None if is_deleted else entry.object)
             (self._keys.discard if is_deleted else self._keys.add)(entry.key)
             self._state = replace(self._state, events=self._state.events + 1)
         self._set_phase(WatchPhase.IN_STEP, "")
@@ -360,28 +360,30 @@ class Reflector:
 
 def _count_nodes(entries: Mapping[ObjectKey, Entry]) -> int:
     """Nodes with endpoints in these slices. Cost: linear in the endpoints."""
-    slices = (entry.item for entry in entries.values() if isinstance(entry.item, ConvertedSlice))
+    slices = (
+        entry.object for entry in entries.values() if isinstance(entry.object, ConvertedSlice)
+    )
     parts = (each.part for each in slices if each.part is not None)
     return len({endpoint.node for part in parts for endpoint in part.endpoints})
 
 
-def _mistake(error: Exception) -> str:
+def _defect(error: Exception) -> str:
     """One line about an error that nobody expects, with its place."""
-    *_, place = traceback.extract_tb(error.__traceback__)
-    words = " ".join(str(error).split())[:200]
-    name = PurePath(place.filename).name
-    return f"a mistake of kbe-nat: {type(error).__name__}: {words} ({name}:{place.lineno})"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    message = " ".join(str(error).split())[:200]
+    file = PurePath(frame.filename).name
+    return f"a mistake of kbe-nat: {type(error).__name__}: {message} ({file}:{frame.lineno})"
 
 
-FIRST_SECONDS: Final = 20.0
+FIRST_OBJECT_SECONDS: Final = 20.0
 """The first object of a WatchList comes at once, unless etcd is away."""
 STEADY_SECONDS: Final = 10.0
 CONFIRMATION_SECONDS: Final = (1.0, 2.0)
-SHORT_SECONDS: Final = 1.0
-PAGE: Final = 500
-STARTING: Final = 5
+SHORT_WATCH_SECONDS: Final = 1.0
+PAGE_OBJECTS: Final = 500
+STARTUP_DENIALS: Final = 5
 """So many refusals may come of a server that starts; it takes one or two seconds for that."""
-FEW: Final = 20
+SMALL_LIST: Final = 20
 """Of fewer objects half may well go at once."""
-LEAST_PAGE: Final = 1 << 14
+MIN_PAGE_BYTES: Final = 1 << 14
 """An empty page counts as so many bytes."""

@@ -41,7 +41,7 @@ from kbe_nat.sources.kubernetes.reflector import Reflector
 from kbe_nat.sources.kubernetes.requests import Cluster
 from kbe_nat.sources.kubernetes.resources import Resource
 from kbe_nat.sources.objects import ObjectKey, Origin
-from kbe_nat.sources.snapshot import Item
+from kbe_nat.sources.snapshot import ClusterObject
 from kbe_nat.sources.source import SourceUpdate
 from kbe_nat.sources.store import Store
 from kbe_nat.sources.watch_state import WatchPhase, WatchState
@@ -84,7 +84,7 @@ class Kubernetes:
         self._origins = {
             each.name: Origin(RANK, f"{index} {each.name}") for index, each in enumerate(resources)
         }
-        self._last: dict[str, dict[ObjectKey, Item]] = {}
+        self._last: dict[str, dict[ObjectKey, ClusterObject]] = {}
         """Objects of the last run, until they are served or not needed any more."""
         self._written_age = 0.0
         self._thread: threading.Thread | None = None
@@ -188,7 +188,7 @@ class Kubernetes:
                         cluster,
                         self._inbox,
                         self._publish,
-                        earlier=self._last.get(resource.name, ()),
+                        last_keys=self._last.get(resource.name, ()),
                     )
                     group.create_task(reflector.run())
                 if self._events is not None:
