@@ -81,7 +81,7 @@ def _verb(arguments: "Sequence[str]") -> int:
     except (click.MissingParameter, click.NoSuchCommand, click.NoSuchOption) as error:
         return _complain(_usage_text(error))
     except click.ClickException as error:
-        return _complain(error.format_message())
+        return _complain(_plain_text(error))
     except NotFoundError as error:
         print(error, file=sys.stderr)
         return NOT_FOUND
@@ -113,9 +113,19 @@ def _usage_text(error: "click.UsageError") -> str:
     elif isinstance(error, click.NoSuchCommand):
         way = hint(error.command_name, error.possibilities or ())
     is_missing = isinstance(error, click.MissingParameter)
-    text = (error.format_message() if is_missing else error.message).rstrip(".")
+    text = (_plain_text(error) if is_missing else error.message).rstrip(".")
     path = error.ctx.command_path if error.ctx else "kbe-nat"
     return f"{text}{way or f'; see {path} --help'}"
+
+
+def _plain_text(error: "click.ClickException") -> str:
+    """click's words, with flags as they are written in all other messages: without quotes."""
+    import click
+
+    if isinstance(error, click.BadParameter) and error.param:
+        hint = error.param_hint or error.param.get_error_hint(error.ctx)
+        error.param_hint = "".join(hint).replace("'", "")
+    return error.format_message()
 
 
 def _complain(message: str) -> int:

@@ -117,7 +117,7 @@ def _settings() -> Iterator[Check]:
         ACCOUNTING,
         "1",
         "conntrack counts the bytes of each flow",
-        "with first-packet, bytes of connections are not known: set it to 1",
+        "with first-packet and cached, packets and bytes are not known: set it to 1",
     )
     yield _setting(
         "redirects",

@@ -427,7 +427,7 @@ def test_usage_says_what_may_be_left_out_or_repeated() -> None:
         ("conntrack",): "[OPTIONS] [NAME...]",
         ("explain",): "[OPTIONS] [CAPTURE]",
         ("replay",): "[OPTIONS] CAPTURE",
-        ("strategy", "set"): "[OPTIONS] SERVICE NAME",
+        ("strategy", "set"): "[OPTIONS] SERVICE STRATEGY",
         ("playground", "rules"): "[OPTIONS] [SERVICE]",
         ("playground", "scale"): "[OPTIONS] KIND NAME",
         ("lab", "validate"): "[OPTIONS] NAME|FILE...",

@@ -75,6 +75,22 @@ def test_where_no_word_is_near_the_help_is_named(kbe: Ran, line: str, way: str) 
     assert err.endswith(f"{way}\n") and "did you mean" not in err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("conntrack -L --dport 99999", "Invalid value for --dport / --orig-port-dst: 99999"),
+        ("decisions --since 5x", "Invalid value for --since: '5x'"),
+        ("get svc -o 5x", "Invalid value for -o: '5x'"),
+        ("lab run even", "Missing option --directory / -d; see"),
+        ("strategy set web", "Missing argument STRATEGY. "),
+        ("drain", "Missing argument BACKEND; see"),
+    ],
+)
+def test_flags_are_named_without_quotes(kbe: Ran, line: str, said: str) -> None:
+    code, _, err = kbe(*line.split())
+    assert (code, err.startswith(f"kbe-nat: {said}")) == (2, True), err
+
+
 def test_every_verb_is_found_behind_two_letters_in_the_wrong_order() -> None:
     for verb in VERBS:
         slip = verb[:-2] + verb[-1] + verb[-2]
