@@ -16,7 +16,7 @@ from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
 from kbe_nat.family import Family
 
-WORDS = "not on {}: a program of a route sees what leaves by it"
+WORDS = "not on {}: a route's program sees what leaves by it"
 
 
 @pytest.fixture

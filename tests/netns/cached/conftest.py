@@ -1,7 +1,6 @@
 """A node whose cache carries flows."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,8 @@ from harness.cached import cached_daemon
 from harness.daemons import Daemon
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """It serves one pod in both families."""
-    with cached_daemon(tmp_path) as made:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """It serves one pod in both families, for all tests of a file."""
+    with cached_daemon(tmp_path_factory.mktemp("node")) as made:
         yield made

@@ -5,7 +5,7 @@ server. And many flows at once, which the cache is to carry both ways.
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -17,6 +17,7 @@ from harness.stage import served
 from harness.waiting import eventually
 from kbe_nat.client import ask
 from kbe_nat.daemon.rows import StatsRow
+from kbe_nat.errors import PlaygroundError
 from kbe_nat.family import Family
 from kbe_nat.model import join_address
 from kbe_nat.playground.namespaces import Namespace
@@ -60,8 +61,9 @@ def veth(node: Namespace, far: Namespace, name: str) -> tuple[str, str]:
 def leg(daemon: Daemon, name: str, wiring: Wiring = veth) -> Iterator[Leg]:
     """A network that is served; the node's end is NAME0 unless the wiring says otherwise."""
     node, number = daemon.cluster.node, next(NUMBERS)
-    with Namespace(f"kbe-leg-{name}-{os.getpid()}.{number}") as far:
+    with Namespace(f"kbe-leg-{name}-{os.getpid()}.{number}") as far, ExitStack() as stack:
         made = Leg(name, number, far)
+        stack.callback(unplug, far, "eth0")
         for namespace in (node, far):
             namespace.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
         ends = wiring(node, far, f"{name}0")
@@ -75,6 +77,12 @@ def leg(daemon: Daemon, name: str, wiring: Wiring = veth) -> Iterator[Leg]:
         for family in Family:
             serve(daemon, family, name, made.frontend(family)[0], made.address(family))
         yield made
+
+
+def unplug(far: Namespace, device: str) -> None:
+    """Deletes a pair from its far end: it would go some time after the namespace."""
+    with suppress(PlaygroundError):
+        far.call("ip", "link", "delete", device)
 
 
 def address(

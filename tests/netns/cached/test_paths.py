@@ -149,6 +149,8 @@ def test_a_route_gets_an_mtu(daemon: Daemon, family: Family) -> None:
         sizes = daemon.cluster.client.call("ss", "-tin", "dport", "=", f":{PORT}")
         assert f"pmtu:{NARROW}" in sizes
         await_cache(flows)
+    node.call("ip", "route", "delete", *route)
+    daemon.cluster.client.call("ip", f"-{family}", "route", "flush", "cache")
 
 
 def test_fragments_pass_among_cached_datagrams(daemon: Daemon) -> None:

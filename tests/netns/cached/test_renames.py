@@ -129,6 +129,7 @@ def test_an_endpoint_moves_to_another_device_with_its_address(daemon: Daemon) ->
             node.call("ip", "route", "replace", place, "dev", "bridge0", "src", near)
         eventually(lambda: all(not own.is_silent() for own in flows) and speaks(flows, "two"))
         await_cache(flows)
+    node.call("ip", "link", "delete", "bridge0")
 
 
 def speaks(flows: list[Talk], name: str) -> bool:

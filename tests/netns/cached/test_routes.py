@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -26,6 +26,7 @@ from netns.cached.legs import (
     serve,
     talks,
     uncached_devices,
+    unplug,
 )
 
 ENDPOINTS = {Family.IPV4: "10.206.0.2", Family.IPV6: "fd06::2"}
@@ -72,12 +73,13 @@ def wire(node: Namespace, far: Namespace, way: str) -> None:
 def server(daemon: Daemon) -> Iterator[Namespace]:
     """A server to which two devices lead; packets and answers take the first one."""
     node = daemon.cluster.node
-    with Namespace(f"kbe-two-ways-{os.getpid()}") as far:
+    with Namespace(f"kbe-two-ways-{os.getpid()}") as far, ExitStack() as stack:
         for namespace in (node, far):
             namespace.write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
             for place in ("all", "default"):
                 namespace.write(f"/proc/sys/net/ipv4/conf/{place}/rp_filter", "0")
         for way in WAYS:
+            stack.callback(unplug, far, way)
             wire(node, far, way)
         for family, endpoint in ENDPOINTS.items():
             address(far, "lo", family, endpoint, 128 if family == Family.IPV6 else 32)

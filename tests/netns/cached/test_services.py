@@ -4,7 +4,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -87,9 +86,9 @@ def to(kind: str, family: Family) -> tuple[str, int]:
     return FRONTENDS[kind][family]
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with cached_node(tmp_path) as made:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with cached_node(tmp_path_factory.mktemp("node")) as made:
         made.start("--hostname-override", "here")
         yield made
 
