@@ -339,6 +339,13 @@ def test_a_description_has_no_columns(ask: Ran) -> None:
         assert f"-o: '{form}' is none of text, yaml, json, jsonpath=TEMPLATE" in err
 
 
+def test_descriptions_are_separated_by_a_blank_line_and_end_without_one(ask: Ran) -> None:
+    code, out, _ = ask("describe", "svc", "-A")
+    descriptions = out.split("\n\n")
+    assert code == 0 and len(descriptions) > 1 and not out.endswith("\n\n")
+    assert all(each.startswith("Service port:") for each in descriptions)
+
+
 def test_a_short_flag_takes_a_sign_as_with_kubectl(ask: Ran) -> None:
     assert json.loads(ask("get", "svc", "-o=json", "-n=shop")[1])["kind"] == "ServiceList"
     assert ask("get", "svc", "-l=app=web", "-o=name")[1].split() == [

@@ -56,10 +56,11 @@ def describe(
         return
     is_empty = True
     for row in look():
+        if not is_empty:
+            print()
         is_empty = False
         for label, value in _lines(row):
             print(f"{label + ':':<26}{value}".rstrip())
-        print()
     if is_empty:
         print(f"No resources found{place_of(selection)}.", file=sys.stderr)
 
