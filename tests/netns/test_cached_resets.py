@@ -30,6 +30,8 @@ from harness.daemons import COMMAND, Daemon
 from harness.programs import VOLUME_SERVER
 from harness.tracked import rows, tracked
 from harness.waiting import eventually
+from kbe_nat.client import ask_rows
+from kbe_nat.daemon.rows import FlowRow
 from kbe_nat.family import Family
 from kbe_nat.playground.namespaces import inside
 
@@ -56,7 +58,8 @@ def test_the_timeout_of_connections_that_were_reset_is_not_renewed(
         for own in talks:
             own.ask()
             reset(own)
-            daemon.get("flows")
+            # At once, before the daemon has judged the reset: a command would take longer.
+            assert any(ask_rows(daemon.socket, "flows", FlowRow))
             assert tracked(daemon.cluster, own).timeout <= 10
         eventually(lambda: not any(rows(daemon.cluster, own) for own in talks), 20)
 
