@@ -30,8 +30,10 @@ def page(text: str) -> str:
 
 def figures() -> Iterator[str]:
     """The lines of all figures."""
-    yield "How evenly do two endpoints share connections? `kbe-nat lab run seed -d seed`\n"
-    yield from _table(("strategy", "share of the first endpoint"), _halves(lab.run("seed")))
+    yield "How do two endpoints share connections? `kbe-nat lab run two-endpoints -d halves`\n"
+    yield from _table(
+        ("strategy", "share of the first endpoint"), _halves(lab.run("two-endpoints"))
+    )
     yield "\nHow evenly do strategies spread over twenty backends? `kbe-nat lab run even -d even`\n"
     yield from _table(
         ("strategy", "connections: largest over mean", "coefficient of variation"),

@@ -11,6 +11,6 @@ def test_the_figures_are_those_of_the_gallery() -> None:
 
 
 def test_each_figure_has_its_command() -> None:
-    for name in ("seed", "even", "scale-out"):
+    for name in ("two-endpoints", "even", "scale-out"):
         assert f"`kbe-nat lab run {name} -d {name}`" in PAGE.read_text()
         assert name in lab.gallery()

@@ -273,5 +273,5 @@ def test_dask_replaces_a_worker_that_dies_and_gives_up_a_cell_that_kills_them(
 def test_clusters_that_cannot_be(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["lab", "run", "seed", "-d", str(tmp_path / "run"), *options]) == 2
+    assert main(["lab", "run", "two-endpoints", "-d", str(tmp_path / "run"), *options]) == 2
     assert message in capsys.readouterr().err

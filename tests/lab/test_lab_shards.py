@@ -140,7 +140,7 @@ def test_the_folder_of_a_shard_says_what_it_is(tmp_path: Path, parts: list[Path]
 def test_shards_that_cannot_be(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["lab", "run", "seed", "-d", str(tmp_path / "x"), f"--shard={text}"]) == 2
+    assert main(["lab", "run", "two-endpoints", "-d", str(tmp_path / "x"), f"--shard={text}"]) == 2
     assert "i/n is expected, such as 2/4" in capsys.readouterr().err
 
 

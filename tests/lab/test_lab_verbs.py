@@ -47,16 +47,16 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], file: str) -> None:
     (Path(file).parent / "shown.json").write_text(text)
     shown, _ = lab.read_scenario(str(Path(file).parent / "shown.json"))
     assert shown == lab.read_scenario(file)[0]
-    assert main(["lab", "show", "seed"]) == 0
+    assert main(["lab", "show", "two-endpoints"]) == 0
     (Path(file).parent / "copy.yaml").write_text(capsys.readouterr().out)
-    assert lab.read_scenario(str(Path(file).parent / "copy.yaml"))[0].name == "seed"
+    assert lab.read_scenario(str(Path(file).parent / "copy.yaml"))[0].name == "two-endpoints"
 
 
 def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str) -> None:
-    assert main(["lab", "validate", file, "seed"]) == 0
+    assert main(["lab", "validate", file, "two-endpoints"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{file}: small is valid",
-        "seed: seed is valid",
+        "two-endpoints: two-endpoints is valid",
     ]
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(json.dumps(scenario(services=[{"name": "web", "backends": [{"count": "x"}]}])))
