@@ -203,3 +203,11 @@ def test_values_of_python_that_yaml_has_not(values: Any, message: str) -> None:
         with pytest.raises(lab.ScenarioError) as error:
             function(values)
         assert str(error.value) == message
+
+
+def test_results_go_into_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(TEXT)
+    assert main(["lab", "run", str(path), "-d", str(path)]) == 2
+    said = f"kbe-nat: {path}: it is no folder: name another for the results\n"
+    assert capsys.readouterr().err == said

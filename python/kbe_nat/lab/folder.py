@@ -106,8 +106,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder, and keeps other runs out of it. Raises `LabError` when one is in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Makes the folder, and keeps other runs out of it. Raises `LabError` when one is in it,
+        or a file has its name.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise LabError(f"{self.path}: it is no folder: name another for the results") from None
         # The kernel takes the lock back however this process ends.
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
