@@ -316,6 +316,7 @@ def test_an_empty_address_switches_a_server_off(kbe: Ran, tmp_path: Path) -> Non
         ("{strategy: best}", "kbeNat.strategy: invalid enum value 'best'"),
         ("{datapath: no}", "kbeNat.datapath: expected str | null, got bool"),
         ("{markFlow: 3}", "kbeNat.markFlow: '3' is not one bit of 32"),
+        ("{cacheExcludeDevice: [eth0, a b]}", "kbeNat.cacheExcludeDevice: 'a b' is no name of a"),
         ("{markFlow: 0x2000}", "kbeNat: --mark-flow, --mark-refused, --mark-masquerade: two of"),
         ("{externalIpRanges: [x]}", "kbeNat.externalIpRanges: 'x'"),
         ("{socket: ''}", "kbeNat: --socket: it names no file"),

@@ -203,6 +203,9 @@ def test_f08_a_second_daemon_is_told(daemon: Daemon, tmp_path: Path) -> None:
     [
         (("--mark-refused", "0x1000"), "two of these are the same bit"),
         (("--mark-flow", "0x3000"), "'0x3000' is not one bit of 32"),
+        (("--cache-exclude-device", ""), "'' is no name of a device"),
+        (("--cache-exclude-device", "eth0/1"), "'eth0/1' is no name of a device"),
+        (("--cache-exclude-device", "a" * 16), "is no name of a device: up to 15 bytes"),
         (("--mark-backend", "0x50000000"), "'0x50000000' is no bits side by side"),
         (("--mark-backend", "0x1fff000"), "the other marks' bits are among these"),
         (("--queue", "65534", "--queues", "2"), "the last queue would be 65535; 65534 is the last"),

@@ -56,6 +56,17 @@ def parse_ranges(texts: list[str]) -> tuple[str, ...]:
     return tuple(map(parse_range, texts))
 
 
+def parse_devices(texts: list[str]) -> tuple[str, ...]:
+    """Names of network devices, which need not be there. Raises ValueError for what the kernel
+    takes as none (dev_valid_name).
+    """
+    for text in texts:
+        is_short = 0 < len(os.fsencode(text)) < NAME_SIZE
+        if not is_short or text in (".", "..") or any(c in "/:" or c.isspace() for c in text):
+            raise ValueError(f"{text!r} is no name of a device: up to 15 bytes, no blank, '/', ':'")
+    return tuple(texts)
+
+
 def _mask(text: str) -> int:
     """The number of a mask; 0 for what is none of 32 bits."""
     try:
@@ -74,6 +85,8 @@ def _mark(flag: str, default: str, meaning: str) -> TextFlag:
 
 AUTO: Final = "auto"
 """In place of a datapath: the one that works best here."""
+NAME_SIZE: Final = 16
+"""Bytes of a device's name, with its end (IFNAMSIZ)."""
 MAX_LENGTH: Final = 1 << 20
 MAX_FLOWS: Final = 1 << 26
 MAX_CACHED: Final = 1 << 22
@@ -201,7 +214,7 @@ PROXY_FLAGS: Final[Flags] = {
                 metavar="NAME",
                 help="Packets of this device go the kernel's whole way (cached); repeatable.",
             ),
-            tuple,
+            parse_devices,
             list[str],
         ),
     },
