@@ -76,7 +76,7 @@ def test_f104_a_proxy_that_is_silent_does_not_hold_a_list_for_ever(
     server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "LIST_SECONDS", 0.2)
-    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_SECONDS", 0.2)
+    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_OBJECT_SECONDS", 0.2)
     with ConnectProxy(is_silent=True) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         kubeconfig = proxied(server, tmp_path, url)
@@ -235,7 +235,7 @@ def test_an_address_that_hangs_is_not_the_first_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "LIST_SECONDS", 0.3)
-    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_SECONDS", 0.3)
+    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_OBJECT_SECONDS", 0.3)
     certificates = Certificates()
     Addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
     with LiveServer(certificates=certificates) as server:
@@ -417,7 +417,7 @@ def test_one_run_of_a_plugin_serves_all_watches(server: LiveServer, tmp_path: Pa
 def test_a_slow_plugin_outlives_the_request_that_waits_for_it(
     server: LiveServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_SECONDS", 0.3)
+    monkeypatch.setattr("kbe_nat.sources.kubernetes.reflector.FIRST_OBJECT_SECONDS", 0.3)
     script = f"echo x >> {tmp_path}/runs; sleep 1; {credential(token='sound')}"
     with following(plugged(server, tmp_path, script)) as follower:
         follower.until("a")

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def entry() -> Any:
 
 def cached() -> Any:
     ends = ["10.0.0.9:4000", "10.96.0.1:80", "10.0.0.9:4000", "10.0.0.1:8080"]
-    return _native._restore("CachedFlow", (6, ends, (7, 700), (3, True, False)))
+    return _native._restore("CachedFlow", (6, ends, (7, 700), (3, 2, True, False)))
 
 
 def queued() -> Any:
@@ -181,7 +182,7 @@ MACHINES: dict[str, Callable[[], Any]] = {
     "HeldFlows": lambda: None,
     "KernelQueue": lambda: None,
     "LabCell": lambda: None,
-    "Loop": lambda: kbe_nat.Loop(engine(), None),
+    "Loop": lambda: kbe_nat.Loop(engine(), SimpleNamespace(receive=None, set_verdicts=None)),
     "NftElements": lambda: _native.NftElements(4, 0, bytes(4)),
     "NftRule": lambda: _native.NftRule.queue(0, 1, bypass=True, fanout=False, native=True),
     "NftTables": _native.NftTables,

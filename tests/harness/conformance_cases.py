@@ -59,7 +59,7 @@ class Case:
         kept = ("verdict", "destinations", "masquerade", "masqueraded")
         told = self.explained(mode, scratch)
         return {
-            own["name"]: {key: own[key] for key in kept if key in own}
+            own["packet"]: {key: own[key] for key in kept if key in own}
             | {"verdict": KUBE_PROXY_WORDS.get(own["verdict"], own["verdict"])}
             | refusals(own["refused"])
             for own in told

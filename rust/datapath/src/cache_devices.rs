@@ -29,6 +29,7 @@ use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
 use kbe_nat_netlink::links::{ANY_DEVICE, Link, Links};
 
+use crate::bridges::Bridges;
 use crate::locking::lock;
 
 /// Puts the cache on devices as they come, takes it off, and voids what has to do with them.
@@ -45,6 +46,7 @@ pub(crate) struct CacheDevices {
     device_voids: AtomicU64,
     neighbour_voids: AtomicU64,
     moves: AtomicU64,
+    pub(crate) bridges: Bridges,
     /// Devices by which packets make detours; `None`: to be read.
     detours: Mutex<Option<HashSet<u32>>>,
     /// Until then no look whether others' programs stand behind ours.
@@ -64,6 +66,7 @@ impl CacheDevices {
             device_voids: AtomicU64::default(),
             neighbour_voids: AtomicU64::default(),
             moves: AtomicU64::default(),
+            bridges: Bridges::default(),
             detours: Mutex::default(),
             stay: Mutex::default(),
             rest: Mutex::default(),
@@ -134,6 +137,7 @@ impl CacheDevices {
         if has_detours || has(&[Topic::Device, Topic::Filter]) {
             self.attach(known, links)?;
         }
+        self.bridges.look();
         self.move_back();
         Ok(voided)
     }
@@ -147,6 +151,7 @@ impl CacheDevices {
             remembered => remembered.insert(links.detours()?),
         };
         let links = links.all()?;
+        self.bridges.note(known.devices());
         let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
         let (mut wanted, mut left_out) = (HashSet::new(), BTreeMap::new());
         for device in known.devices().filter(|device| device.is_on_its_own()) {

@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use kbe_nat_engine::{Cidr, Engine};
-use kbe_nat_flowcache::{FlowCache, Proposal};
+use kbe_nat_flowcache::{CachedFlow, FlowCache, Proposal};
 use kbe_nat_netlink::addresses::Addresses;
 use kbe_nat_netlink::conntrack::{Ends, Entry, Requests, Waker, established_timeout};
 use kbe_nat_netlink::doubts::Topic;
@@ -61,7 +61,7 @@ use resets::Resets;
 pub use sockets::CacheSockets;
 pub use state::CacheState;
 pub(crate) use words::add;
-use words::{carried, flow_of, passage, proposal};
+use words::{flow_of, passage, proposal};
 
 /// What a cache of flows is kept by. One thread runs it, others use the rest.
 #[derive(Debug)]
@@ -259,10 +259,18 @@ impl CacheSync {
         Ok(dump)
     }
 
+    /// What an entry has carried that conntrack has not counted.
+    fn carried(&self, entry: &CachedFlow) -> Carried {
+        if self.devices.bridges.count(entry) {
+            return Carried::default();
+        }
+        Carried { packets: entry.packets, bytes: entry.bytes }
+    }
+
     /// Takes note of what the cache's entries have counted.
     fn count_entries(&self, flows: &mut MutexGuard<'_, CachedFlows>) -> io::Result<()> {
         for entry in self.cache.flows()? {
-            flows.count_entry(&passage(&entry), carried(&entry), Some(entry.is_current));
+            flows.count_entry(&passage(&entry), self.carried(&entry), Some(entry.is_current));
         }
         Ok(())
     }
@@ -324,7 +332,7 @@ impl CacheSync {
                 self.void()?;
             }
             for entry in voided {
-                lock(&self.flows).count_entry(&passage(&entry), carried(&entry), None);
+                lock(&self.flows).count_entry(&passage(&entry), self.carried(&entry), None);
             }
             if doubts.iter().any(|doubt| matches!(doubt.topic, Topic::Address | Topic::Reread)) {
                 self.read_addresses(&mut sockets.addresses)?;
@@ -451,7 +459,7 @@ impl CacheSync {
             match self.cache.remove(&removed) {
                 Ok(entries) => {
                     for entry in entries {
-                        flows.count_entry(&passage(&entry), carried(&entry), None);
+                        flows.count_entry(&passage(&entry), self.carried(&entry), None);
                     }
                     owed.drain(batch);
                 }

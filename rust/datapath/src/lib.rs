@@ -6,6 +6,7 @@
 
 mod answer_watch;
 mod backend_ids;
+mod bridges;
 mod cache_devices;
 mod cache_sync;
 mod cached_flows;

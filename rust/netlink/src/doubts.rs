@@ -86,6 +86,9 @@ pub struct Device {
     pub address: Vec<u8>,
     /// The device that it is a port of: a bridge, bond or VRF.
     pub controller: Option<u32>,
+    /// Of a bridge, whether its own setting hands packets of IPv4 and IPv6 to iptables
+    /// (`br_netfilter`).
+    pub calls_iptables: Option<[bool; 2]>,
 }
 
 /// Hears of doubts, in the network namespace of the thread that opened it.
@@ -252,6 +255,7 @@ impl Device {
             mtu: number(libc::IFLA_MTU).unwrap_or(0),
             address: find(attributes, libc::IFLA_ADDRESS).unwrap_or_default().to_vec(),
             controller: number(libc::IFLA_MASTER).filter(|&index| index != 0),
+            calls_iptables: calls_iptables(attributes),
         })
     }
 
@@ -266,6 +270,15 @@ impl Device {
     pub fn is_ethernet(&self) -> bool {
         self.hardware == libc::ARPHRD_ETHER
     }
+}
+
+/// See [`Device::calls_iptables`].
+fn calls_iptables(attributes: &[u8]) -> Option<[bool; 2]> {
+    let information = find(attributes, libc::IFLA_LINKINFO)?;
+    let about = find(information, libc::IFLA_INFO_DATA)?;
+    let is_bridge = find(information, libc::IFLA_INFO_KIND)?.starts_with(b"bridge\0");
+    let calls = |attribute| find(about, attribute).is_some_and(|value| value != [0]);
+    is_bridge.then(|| CALLS_IPTABLES.map(calls))
 }
 
 fn note(doubts: &mut Vec<Doubt>, doubt: Doubt) {
@@ -412,6 +425,8 @@ const BUFFER: i32 = 1 << 20;
 const TAKES: usize = 64;
 /// Neighbours that are remembered, at most.
 const NEIGHBOURS: usize = 16_384;
+/// Of a bridge, for IPv4 and IPv6 (`IFLA_BR_NF_CALL_IPTABLES`; libc lacks it).
+const CALLS_IPTABLES: [u16; 2] = [36, 37];
 /// Length of `struct ifinfomsg`.
 const DEVICE: usize = 16;
 /// Length of `struct ndmsg`.

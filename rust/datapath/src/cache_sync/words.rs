@@ -58,7 +58,3 @@ pub(super) fn passage_of(notice: &Notice) -> Passage {
     let ends = |tuple: Tuple| Ends { src: tuple.source, dst: tuple.destination };
     Passage { protocol: arriving.protocol, arriving: ends(arriving), leaving: ends(leaving) }
 }
-
-pub(super) fn carried(entry: &CachedFlow) -> Carried {
-    Carried { packets: entry.packets, bytes: entry.bytes }
-}

@@ -50,6 +50,28 @@ fn a_device_is_a_doubt_when_it_differs() {
 }
 
 #[test]
+fn a_bridge_is_a_doubt_when_it_calls_iptables() {
+    let bridge = |kind: &[u8], calls: [u8; 2]| {
+        let (mut about, mut information) = (Vec::new(), Vec::new());
+        put(&mut about, 36, &calls[..1]);
+        put(&mut about, 37, &calls[1..]);
+        put(&mut information, libc::IFLA_INFO_KIND, kind);
+        put(&mut information, libc::IFLA_INFO_DATA, &about);
+        device(7, 1500, &[(libc::IFLA_LINKINFO, &information)])
+    };
+    let mut state = Known::default();
+    let changed = Some((Topic::Device, Some(7)));
+    for (calls, expected) in [([0, 0], changed), ([0, 0], None), ([0, 1], changed)] {
+        let message = bridge(b"bridge\0", calls);
+        assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &message), expected);
+    }
+    assert_eq!(state.devices[&7].calls_iptables, Some([false, true]));
+    let other = bridge(b"vxlan\0", [1, 1]);
+    assert_eq!(hear(&mut state, libc::RTM_NEWLINK, &other), changed);
+    assert_eq!(state.devices[&7].calls_iptables, None, "another kind's numbers");
+}
+
+#[test]
 fn a_neighbour_is_a_doubt_when_packets_for_it_go_elsewhere() {
     let mut state = Known::default();
     let (one, two): (LinkAddress, LinkAddress) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
