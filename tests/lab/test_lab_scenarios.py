@@ -135,7 +135,7 @@ def test_a_mistake_is_told_with_its_path(changes: dict[str, Any], message: str) 
     [
         ("name: [", "x.yaml, line 2, column 1: not YAML"),
         ("a: 1\n---\nb: 1\n", "x.yaml: one scenario is expected, not 2"),
-        ("", "x.yaml: one scenario is expected, not 0"),
+        ("", "x.yaml: it is empty: one scenario is expected"),
     ],
 )
 def test_a_file_that_is_no_scenario(tmp_path: Path, text: str, message: str) -> None:
