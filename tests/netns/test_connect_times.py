@@ -177,7 +177,7 @@ def test_operators_see_connect_times(daemon: Daemon) -> None:
         eventually(is_measured)
     assert row()["p50"] >= 0.05
     described = daemon.ask("describe", "service", "default/simpleservice")
-    assert re.search(r"Connect Time: +\d+ ms, 99 % within \d+ ms", described)
+    assert re.search(r"Connect Time: +\d+ms, 99 % within \d+ms", described)
     assert re.search(r"answers in \d+ms, 99 % within \d+ms", described)
     metrics = daemon.cluster.node.call("curl", "-sS", "http://127.0.0.1:10249/metrics")
     labels = 'namespace="default",service="simpleservice",port="",ip_family="IPv4"'
