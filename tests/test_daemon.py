@@ -173,7 +173,11 @@ def test_every_verb_is_answered_in_plain_values(path: Path) -> None:
         ("nodes", {"names": ["none"]}, 'nodes "none" not found'),
         ("services", {"selector": "a b"}, "selector: 'a b' is no requirement"),
         ("flows", {"colour": "red"}, "flows: .*colour"),
-        ("flows", {"source": "nowhere"}, "source is an IP address, or a range of them .* not 'nowhere'"),
+        (
+            "flows",
+            {"source": "nowhere"},
+            "source is an IP address, or a range of them .* not 'nowhere'",
+        ),
         ("strategy", {"service": "default/web", "strategy": "best"}, "'best' is no strategy"),
         ("explain", {"packet": "xyz"}, "not hexadecimal"),
         ("drain", {"backends": 7}, "7"),

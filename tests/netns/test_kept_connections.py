@@ -19,6 +19,7 @@ from harness.programs import KEPT_FLOWS, NAMED_POD, SHORT_LOAD
 from harness.stage import PODS, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
+from kbe_nat.model import end_parts
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.playground.namespaces import Namespace
 from kbe_nat.rules.rule import DatapathKind
@@ -118,7 +119,7 @@ def backends(daemon: Daemon) -> dict[tuple[Any, ...], Any]:
     """The backend of each connection to the service."""
     rows = json.loads(daemon.ask("conntrack", "-L", "-o", "json"))["items"]
     return {
-        (row["protocol"], row["source"]): row["reply_source"]
+        (row["protocol"], *end_parts(row["source"])): row["reply_source"]
         for row in rows
         if row["service"].startswith("default/echo")
     }
@@ -145,7 +146,7 @@ def ages(daemon: Daemon) -> dict[tuple[Any, ...], int]:
     """Seconds since each connection to the service began."""
     rows = json.loads(daemon.ask("get", "flows", "-o", "json"))["items"]
     return {
-        (row["protocol"], row["source"]): row["age"]
+        (row["protocol"], *end_parts(row["source"])): row["age"]
         for row in rows
         if row["service"].startswith("default/echo")
     }

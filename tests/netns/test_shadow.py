@@ -84,9 +84,8 @@ def shadowed(cluster: Cluster, objects: Path, count: int = 5) -> tuple[int, list
 def test_kube_proxys_rules_and_we_agree(cluster: Cluster, objects: Path) -> None:
     code, lines = shadowed(cluster, objects)
     assert code == 0
-    assert lines == [
-        {"summary": [{"service": "default/simpleservice", "outcome": "agreed", "flows": 5}]},
-    ]
+    port = {"service": "default/simpleservice", "namespace": "default", "name": "simpleservice"}
+    assert lines == [{"summary": [port | {"port_name": "", "outcome": "agreed", "flows": 5}]}]
     # The connections are still in the kernel's table.
     flags = ("--manifests", str(objects), "--existing")
     output = cluster.node.call(*COMMAND, "shadow", *flags)
