@@ -40,9 +40,8 @@ impl Bridges {
     /// Whether conntrack counts the packets of this entry, too.
     pub(crate) fn count(&self, entry: &CachedFlow) -> bool {
         let family = usize::from(entry.arriving.source.is_ipv6());
-        let own = lock(&self.own);
-        let is_own = own.get(&entry.arrival).map(|calls| calls[family]);
-        is_own.is_some_and(|calls| calls || self.all[family].load(Ordering::Relaxed))
+        let calls = lock(&self.own).get(&entry.arrival).map(|calls| calls[family]);
+        calls.is_some_and(|calls| calls || self.all[family].load(Ordering::Relaxed))
     }
 }
 
