@@ -93,10 +93,10 @@ def split_address(text: str) -> tuple[str, int | None]:
     match = _BRACKETED.fullmatch(text)
     if match is None and text.count(":") == 1:
         match = _PLAIN.fullmatch(text)
-        if match is None and _is_address(text.partition(":")[0]):
+        if match is None and is_address(text.partition(":")[0]):
             raise ValueError(f"{text!r}: a port is a number")
     if match is None:
-        if not _is_address(text) and (bracketed := _in_brackets(text)):
+        if not is_address(text) and (bracketed := _in_brackets(text)):
             raise ValueError(f"{text!r}: an IPv6 address with a port is written {bracketed}")
         return parse_address(text), None
     address = parse_address(match[1])
@@ -121,10 +121,11 @@ def without_port(text: str) -> str:
 def _in_brackets(text: str) -> str:
     """A text as an IPv6 address and a port that was written without brackets; empty: it is none."""
     head, _, port = text.rpartition(":")
-    return f"[{head}]:{port}" if ":" in head and port.isdecimal() and _is_address(head) else ""
+    return f"[{head}]:{port}" if ":" in head and port.isdecimal() and is_address(head) else ""
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address."""
     try:
         parse_address(text)
     except ValueError:

@@ -21,7 +21,7 @@ from kbe_nat.kubeproxy.settings import NodeSettings
 from kbe_nat.kubeproxy.validation import check_cluster_ranges, check_node_port_addresses
 from kbe_nat.model import Snapshot, Strategy
 from kbe_nat.policy.options import Mode, Options
-from kbe_nat.sources.address import parse_address, parse_range
+from kbe_nat.sources.address import is_address, parse_address, parse_range
 
 
 def parse_label_value(text: str) -> str:
@@ -158,21 +158,13 @@ class NodeCommand(VerbCommand):
         repeated: list[str] = []
         is_list = False
         for argument in args:
-            is_list = is_list and _is_address(argument)
+            is_list = is_list and is_address(argument)
             is_first = repeated[-1:] == [ADDRESS_FLAG]
             if is_list and not is_first:
                 repeated.append(ADDRESS_FLAG)
             is_list |= argument == ADDRESS_FLAG
             repeated.append(argument)
         return super().parse_args(ctx, repeated)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parse_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 ADDRESS_FLAG: Final = "--node-address"
