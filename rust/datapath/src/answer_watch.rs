@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_engine::Engine;
 use kbe_nat_netlink::conntrack::{Answers, Waker};
 
-use crate::conntrack_sync::kernel_flow;
+use crate::kernel_flows::kernel_flow;
 use crate::update_budget::{Budget, UPDATES};
 
 /// Tells an engine of answers. One thread runs it, others use the rest.

@@ -20,7 +20,8 @@
 //! - Flows end in the kernel because an operator asked for it, or because a resync found them
 //!   where their frontend does not lead; never because of an event. Another program may translate
 //!   one of our frontends too: if an event ended its flow, each of its packets would begin one.
-//! - Only a full resync that the kernel did not interrupt says which flows are missing.
+//! - Only a full resync that the kernel did not interrupt says which flows are missing. The events
+//!   that have come meanwhile go ahead of that: they know which of these others have deleted.
 //! - A flow is identified by its ends, whatever its connmark: other programs write connmarks too.
 //! - The engine's lock is held for [`BATCH`] flows at a time, because packets wait for it. No
 //!   system call is made under it.
@@ -39,6 +40,7 @@ use kbe_nat_netlink::{Family, Pace, monotonic};
 use crate::cache_sync::{self, CacheSync};
 use crate::cached_flows::FlowKey;
 use crate::ended_flows::EndedFlows;
+use crate::kernel_flows::{is_restored, kernel_flow};
 use crate::locking::lock;
 use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
@@ -103,10 +105,10 @@ impl ConntrackSync {
         events: &mut Events,
         requests: &mut Requests,
     ) -> io::Result<()> {
-        let (mut changes, mut forgotten) = (Vec::new(), Vec::new());
-        let (mut newest_full, mut pace) = (None::<Instant>, Pace::new());
+        let mut newest_full = None::<Instant>;
         let mut frontends = PacedSelections::new(Instant::now());
-        let mut budget = Budget::new(Instant::now(), UPDATES);
+        let budget = Budget::new(Instant::now(), UPDATES);
+        let mut hearing = Hearing { events, pace: Pace::new(), budget };
         while !self.is_stopped.load(Ordering::Relaxed) {
             self.turns.fetch_add(1, Ordering::Relaxed);
             // Read ahead of the dump, so that a request that comes during it gets another dump.
@@ -122,34 +124,26 @@ impl ConntrackSync {
             }
             let is_wanted = self.cache.as_ref().is_some_and(|cache| cache.takes_resync());
             if self.cache.as_ref().is_some_and(|cache| cache.takes_loss()) {
-                self.note_loss(&mut pace);
+                self.note_loss(&mut hearing.pace);
             }
             let started = Instant::now();
             let is_due = is_wanted
-                || pace.is_due(started)
+                || hearing.pace.is_due(started)
                 || newest_full.is_none_or(|when| when.elapsed() >= INTERVAL);
             if is_due || requested != self.completed_request() {
-                self.resync_all(engine, requests)?;
+                self.resync_all(engine, &mut hearing, requests)?;
                 self.complete(requested);
-                let ended = Instant::now();
-                pace.read(started, ended);
-                newest_full = Some(ended);
+                newest_full = Some(Instant::now());
             }
             // The wait comes last: a request that arrives during it wakes the loop, and is served
             // at once.
             let now = Instant::now();
-            let patience = frontends.patience(now).min(pace.patience(now).unwrap_or(PATIENCE));
-            let pause = budget.pause(now);
-            events.hear_updates(self.ended_flows.is_watched() && pause.is_none())?;
+            let rest = hearing.pace.patience(now).unwrap_or(PATIENCE);
+            let patience = frontends.patience(now).min(rest);
+            let pause = hearing.budget.pause(now);
+            hearing.events.hear_updates(self.ended_flows.is_watched() && pause.is_none())?;
             let patience = pause.map_or(patience, |pause| patience.min(pause));
-            if !events.receive(patience, &mut changes)? {
-                self.note_overrun(&mut pace)?;
-            }
-            budget.spend(self.apply(engine, &changes, &mut forgotten)?);
-            // They go on whoever sends next, and not with the client's next packet alone.
-            requests.restore(&forgotten)?;
-            forgotten.clear();
-            changes.clear();
+            self.hear(engine, &mut hearing, requests, patience, None)?;
             // Other threads delete flows from the engine, and leave the kernel to this one.
             self.end_orphans(engine, requests)?;
         }
@@ -288,14 +282,34 @@ impl ConntrackSync {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Tells the engine what happened. Returns how many flows have changed, those of other programs
-    /// included. Adds to `forgotten` the entries that others have deleted of flows whose ends were
-    /// talking.
+    /// Waits for events, and tells the engine of them. Returns how many there were.
+    fn hear(
+        &self,
+        engine: &Mutex<Engine>,
+        hearing: &mut Hearing<'_>,
+        requests: &mut Requests,
+        patience: Duration,
+        resync: Option<&mut Resync>,
+    ) -> io::Result<usize> {
+        let (mut changes, mut forgotten) = (Vec::new(), Vec::new());
+        if !hearing.events.receive(patience, &mut changes)? {
+            self.note_overrun(&mut hearing.pace)?;
+        }
+        hearing.budget.spend(self.apply(engine, &changes, &mut forgotten, resync)?);
+        // They go on whoever sends next, and not with the client's next packet alone.
+        requests.restore(&forgotten)?;
+        Ok(changes.len())
+    }
+
+    /// Tells the engine what happened; flows that begin are in `resync` then. Returns how many flows
+    /// have changed, those of other programs included. Adds to `forgotten` the entries that others
+    /// have deleted of flows whose ends were talking.
     fn apply(
         &self,
         engine: &Mutex<Engine>,
         changes: &[Change],
         forgotten: &mut Vec<Entry>,
+        mut resync: Option<&mut Resync>,
     ) -> io::Result<usize> {
         let updates = changes.iter().filter(|change| matches!(change, Change::Updated(_))).count();
         self.changes.fetch_add((changes.len() - updates) as u64, Ordering::Relaxed);
@@ -316,7 +330,7 @@ impl ConntrackSync {
                 match change {
                     // The outcome may be to end the flow: that is left to resyncs, see above.
                     Change::New(entry) => {
-                        let _ = engine.observe(now, &kernel_flow(entry), None);
+                        let _ = engine.observe(now, &kernel_flow(entry), resync.as_deref_mut());
                     }
                     Change::Updated(entry) => engine.note_update(now, &kernel_flow(entry)),
                     Change::Ended(entry) => {
@@ -361,17 +375,29 @@ impl ConntrackSync {
         self.end(requests, &flows)
     }
 
-    fn resync_all(&self, engine: &Mutex<Engine>, requests: &mut Requests) -> io::Result<()> {
-        let mut resync = Resync::default();
+    fn resync_all(
+        &self,
+        engine: &Mutex<Engine>,
+        hearing: &mut Hearing<'_>,
+        requests: &mut Requests,
+    ) -> io::Result<()> {
+        let (mut resync, started) = (Resync::default(), Instant::now());
         let cache = self.cache.as_ref();
         let number = cache.map(|cache| cache.begin_dump()).transpose()?;
         let is_complete = self.dump(engine, requests, None, Some(&mut resync))?;
+        hearing.pace.read(started, Instant::now());
         cache.map_or(Ok(()), |cache| cache.renew(requests))?;
         if let Some(cache) = cache {
             cache.save_carried(engine);
         }
         // A dump that the kernel interrupted may lack flows that are there.
         if is_complete {
+            // Under a flood they never end. What is heard later is then taken for lost.
+            for _ in 0..TAKES {
+                if self.hear(engine, hearing, requests, Duration::ZERO, Some(&mut resync))? == 0 {
+                    break;
+                }
+            }
             if let Some((cache, number)) = cache.zip(number) {
                 cache.end_dump(number)?;
             }
@@ -444,29 +470,16 @@ impl ConntrackSync {
     }
 }
 
-/// Whether the kernel is to track a flow again that others have deleted. Conntrack's own records of
-/// helpers, of shifted sequence numbers and of SCTP are lost.
-fn is_restored(entry: &Entry) -> bool {
-    matches!(Protocol(entry.protocol), Protocol::TCP | Protocol::UDP) && !entry.needs_conntrack
-}
-
-/// A flow of the kernel as the engine takes it.
-#[must_use]
-pub fn kernel_flow(entry: &Entry) -> KernelFlow {
-    KernelFlow {
-        protocol: Protocol(entry.protocol),
-        original: (entry.original.src, entry.original.dst),
-        reply: (entry.reply.src, entry.reply.dst),
-        is_replied: entry.is_replied,
-        is_assured: entry.is_assured,
-        state: entry.state,
-        timeout: entry.timeout,
-        counters: entry.counters,
-        age: entry.age(),
-    }
+/// What is heard of the kernel, and how much.
+struct Hearing<'a> {
+    events: &'a mut Events,
+    pace: Pace,
+    budget: Budget,
 }
 
 /// Flows that the engine is told of under one lock.
 const BATCH: usize = 64;
+/// How often events are taken behind a full resync, at most.
+const TAKES: usize = 64;
 /// Time between full resyncs.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -13,6 +13,7 @@ mod cached_flows;
 mod conntrack_sync;
 mod ended_flows;
 mod kernel;
+mod kernel_flows;
 mod locking;
 mod paced_selections;
 mod selections;
@@ -29,8 +30,9 @@ pub use backend_ids::BackendIdMap;
 pub use cache_devices::uncached_devices;
 pub use cache_sync::{CacheSockets, CacheState, CacheSync};
 pub use cached_flows::{FlowKey, Standing};
-pub use conntrack_sync::{ConntrackSync, kernel_flow};
+pub use conntrack_sync::ConntrackSync;
 pub use kernel::{KernelQueue, Marks, Rewrite};
+pub use kernel_flows::kernel_flow;
 
 /// A source of packets that wants a verdict for each.
 pub trait PacketQueue {
