@@ -7,17 +7,9 @@
 - `kbe_nat.drivers.thread`: a loop in a thread of its own.
 """
 
-from importlib import import_module
+from kbe_nat.submodules import on_demand
 
 __all__ = ["capture", "native", "netfilterqueue", "queue", "thread"]
 
-
-def __getattr__(name: str) -> object:
-    # A module is imported when it is asked for: one of them needs a package of others.
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+# One of them needs a package of others.
+__getattr__, __dir__ = on_demand(__name__, __all__)
