@@ -301,9 +301,9 @@ impl ConntrackSync {
         Ok(changes.len())
     }
 
-    /// Tells the engine what happened; flows that begin are in `resync` then. Returns how many flows
-    /// have changed, those of other programs included. Adds to `forgotten` the entries that others
-    /// have deleted of flows whose ends were talking.
+    /// Tells the engine what happened; flows that begin are in `resync` then. Returns how many
+    /// flows have changed, those of other programs included. Adds to `forgotten` the entries that
+    /// others have deleted of flows whose ends were talking.
     fn apply(
         &self,
         engine: &Mutex<Engine>,

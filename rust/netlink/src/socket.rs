@@ -32,11 +32,18 @@ impl Socket {
 
     /// Sets an option that is a number.
     pub(crate) fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
-        // SAFETY: the value is valid for the length that is given.
-        result_of(unsafe {
-            let length = size_of::<i32>() as libc::socklen_t;
-            libc::setsockopt(self.0.as_raw_fd(), level, option, from_ref(&value).cast(), length)
-        })?;
+        // SAFETY: the option takes a number.
+        unsafe { self.set_value(level, option, &value) }
+    }
+
+    /// Sets an option.
+    ///
+    /// # Safety
+    /// The option takes a value of this type, and what that points to is there to be read.
+    unsafe fn set_value<T>(&self, level: i32, option: i32, value: &T) -> io::Result<()> {
+        let (length, value) = (size_of::<T>() as libc::socklen_t, from_ref(value).cast());
+        // SAFETY: the value is valid for the length that is given; the rest is the caller's.
+        result_of(unsafe { libc::setsockopt(self.0.as_raw_fd(), level, option, value, length) })?;
         Ok(())
     }
 
@@ -51,15 +58,9 @@ impl Socket {
     pub(crate) fn set_filter(&self, program: &mut [libc::sock_filter]) -> io::Result<()> {
         let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-        // SAFETY: the value is valid for the length that is given, and so is the program that it
-        // points to; the kernel copies both.
-        result_of(unsafe {
-            let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
-            let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-            let value = from_ref(&program).cast();
-            libc::setsockopt(self.0.as_raw_fd(), level, option, value, length)
-        })?;
-        Ok(())
+        // SAFETY: the option takes this, which points to as many instructions as it says. The
+        // kernel copies them.
+        unsafe { self.set_value(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program) }
     }
 
     /// Sets the length of a buffer: beyond the system's limit with the privilege for that, and
@@ -97,14 +98,8 @@ impl Socket {
             tv_sec: libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_usec: libc::suseconds_t::from(span.subsec_micros()),
         };
-        // SAFETY: the value is valid for the length that is given.
-        result_of(unsafe {
-            let length = size_of::<libc::timeval>() as libc::socklen_t;
-            let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
-            let value = from_ref(&value).cast();
-            libc::setsockopt(self.0.as_raw_fd(), level, option, value, length)
-        })?;
-        Ok(())
+        // SAFETY: the option takes this.
+        unsafe { self.set_value(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value) }
     }
 
     fn receive_by(
