@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ SOURCE: Final = ROOT / "rust/flowcache/src/program/flow_cache.bpf.c"
 CODE: Final = SOURCE.with_name("code")
 FLAGS: Final = ("-O2", "-target", "bpfel", "-mcpu=v3", "-Wall", "-Wextra", "-Werror")
 """v3 has comparisons of 32 bits: half the instructions where numbers are narrow."""
+COLUMNS: Final = 100
 PROGRAMS: Final = ("ingress", "egress", "probe")
 HEAD: Final = """//! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
 //! Source: sha256 {digest}
@@ -104,13 +106,14 @@ def compiled(clang: str) -> bytes:
 def program(by_name: dict[str, Section], name: str) -> Iterator[str]:
     """A constant of Rust."""
     code = by_name[f"classifier/{name}"].content
-    words = [f"0x{word:016x}" for (word,) in struct.iter_unpack("<Q", code)]
+    words = [f"{word:#x}" for (word,) in struct.iter_unpack("<Q", code)]
     yield "#[rustfmt::skip]"
     yield f"pub(crate) static {name.upper()}: Program = Program {{"
     yield f'    name: "kbe_nat_{name}",'
     yield "    instructions: &["
-    for start in range(0, len(words), 4):
-        yield f"        {', '.join(words[start : start + 4])},"
+    indent = 8 * " "
+    lines = textwrap.wrap(f"{', '.join(words)},", COLUMNS - len(indent))
+    yield textwrap.indent("\n".join(lines), indent)
     yield "    ],"
     yield "    relocations: &["
     cells = [relocated(relocation) for relocation in relocations(by_name, name)]

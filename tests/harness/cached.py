@@ -24,6 +24,13 @@ from kbe_nat.rules.rule import DatapathKind
 BULK = {Family.IPV4: "172.30.0.54", Family.IPV6: "fd00:30::54"}
 POD_END = {Family.IPV4: "172.17.0.3", Family.IPV6: "[fd00:17::3]"}
 PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
+FAR = 0x1000_0000
+"""A sequence number: out of a connection's window, as good as always."""
+NEAR = 1000
+"""Bytes past what an end has sent: in the window, and a RST there is answered (RFC 5961)."""
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
+TCP_SEND_QUEUE, TCP_REPAIR_OFF_NO_WP = 2, -1
+"""Of linux/tcp.h."""
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -102,20 +109,36 @@ def talk(
         yield Talk(own, daemon, own.getsockname()[:2], own.getpeername()[:2])
 
 
-def forge(daemon: Daemon, own: Talk, flags: int) -> None:
-    """A segment of the client's ends, far out of the connection's windows."""
+def forge(
+    daemon: Daemon,
+    own: Talk,
+    flags: int,
+    sequence: int = FAR,
+    counter: str = "cache-ended",
+) -> None:
+    """A segment of the client's ends that the programs count; far out of the window unless said."""
     (source, sport), (destination, dport) = own.source, own.destination
-    segment = traffic.tcp(sport, dport, flags, 0x1000_0000, 0)
+    segment = traffic.tcp(sport, dport, flags, sequence, 0)
     packet = traffic.ip(source, destination, socket.IPPROTO_TCP, segment)
     domain = socket.AF_INET6 if ":" in source else socket.AF_INET
     link = inside(
         daemon.cluster.client.path,
         lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW),
     )
-    before = counters(daemon)["cache-ended"]
+    before = counters(daemon)[counter]
     with link:
         link.sendto(packet, (destination, 0, 0, 0) if ":" in source else (destination, 0))
-    eventually(lambda: counters(daemon)["cache-ended"] > before)
+    eventually(lambda: counters(daemon)[counter] > before)
+
+
+def next_sequence(connection: socket.socket) -> int:
+    """The sequence number of the next byte that this end sends."""
+    connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)
+        return connection.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xFFFFFFFF
+    finally:
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
 
 
 def counters(daemon: Daemon) -> dict[str, int]:

@@ -16,11 +16,13 @@ import pytest
 from harness import traffic
 from harness.cached import (
     BULK,
+    NEAR,
     Talk,
     await_backend,
     cached_daemon,
     counters,
     forge,
+    next_sequence,
     serve,
     serve_bulk,
     talk,
@@ -40,6 +42,8 @@ MANY, ROUNDS, RETRY_SECONDS = 600, 9, 0.26
 """More notices than wait for the daemon: 4,096."""
 LINGER = struct.pack("ii", 1, 0)
 """Closing sends a RST."""
+ENDING_SECONDS = 120
+"""Conntrack's longest timeout of a connection that has seen a FIN or RST."""
 VOLUME = 2800 << 20
 """Bytes: more than half of all sequence numbers."""
 
@@ -103,12 +107,28 @@ def test_a_connection_with_a_forged_reset_lives_and_is_cached_again(
 ) -> None:
     with talk(daemon, family, "tcp") as own:
         own.await_cache()
-        forge(daemon, own, traffic.RST)
+        forge(daemon, own, traffic.RST, next_sequence(own.socket) + NEAR)
         for _ in range(CONNECTIONS):
             own.ask()
         # Without a resync: what the programs tell brings it back.
         eventually(own.is_cached, 10)
         assert is_established(daemon, own)
+
+
+@FAMILIES
+@pytest.mark.parametrize("flags", [traffic.RST, traffic.FIN | traffic.ACK], ids=["rst", "fin"])
+def test_an_idle_connection_outlives_what_is_forged_out_of_its_window(
+    daemon: Daemon, family: Family, flags: int
+) -> None:
+    with talk(daemon, family, "tcp") as own:
+        own.await_cache()
+        ended = counters(daemon)["cache-ended"]
+        sequence = next_sequence(own.socket) + (1 << 31)
+        forge(daemon, own, flags, sequence, "cache-out-of-window")
+        assert is_established(daemon, own)
+        assert tracked(daemon.cluster, own).timeout > ENDING_SECONDS
+        assert own.is_cached()
+        assert counters(daemon)["cache-ended"] == ended
 
 
 @FAMILIES
@@ -166,7 +186,7 @@ def test_what_the_daemon_is_not_told_of_is_counted_and_said(daemon: Daemon, fami
 
 
 def reset_all(daemon: Daemon, family: Family, clients: Clients) -> None:
-    """A RST of each client's ends, out of its window."""
+    """A RST of each client's ends, which the server does not take for one."""
     domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
     link = inside(
         daemon.cluster.client.path,
@@ -175,7 +195,8 @@ def reset_all(daemon: Daemon, family: Family, clients: Clients) -> None:
     with link:
         for client in clients.sockets:
             source, sport = client.getsockname()[:2]
-            segment = traffic.tcp(sport, PORT, traffic.RST, 0x1000_0000, 0)
+            sequence = next_sequence(client) + NEAR
+            segment = traffic.tcp(sport, PORT, traffic.RST, sequence, 0)
             packet = traffic.ip(source, VIPS[family], socket.IPPROTO_TCP, segment)
             link.sendto(packet, (VIPS[family], 0))
 

@@ -73,6 +73,9 @@ counters! {
     /// Dropped: the first packet of a connection within a second after a RST ended another one with
     /// the same ends.
     reopened;
+    /// Dropped: a FIN or RST of a flow in the cache, with a sequence number far from what its ends
+    /// have sent and acknowledged last.
+    out_of_window;
     /// Resets, and volumes of packets, of which the daemon could not be told, because it was slow.
     untold;
 }

@@ -9,9 +9,14 @@ use crate::periods;
 /// `struct ends` without its addresses.
 const ENDS: usize = 8;
 /// `struct flow` without its last fields.
-const FLOW: usize = 72;
+const FLOW: usize = 80;
+/// Where `struct flow` has when it expires, its generation and its devices.
+const EXPIRES: usize = 32;
+const GENERATION: usize = 40;
+const DEVICE: usize = 44;
+const ARRIVAL: usize = 48;
 /// Where `struct flow` has the link header's addresses, of which the receiver's comes first.
-const LINK: usize = 52;
+const LINK: usize = 60;
 /// `struct proposal` without its last fields.
 const PROPOSAL: usize = 8;
 /// `struct notice`.
@@ -142,17 +147,19 @@ impl Voids {
 /// The flow of a `struct flow`.
 pub(crate) fn flow(value: &[u8], family: Family, moment: &Moment) -> CachedFlow {
     let (leaving, arriving) = value[FLOW..].split_at(ends_length(family));
+    let (device, arrival) = (u32_at(value, DEVICE), u32_at(value, ARRIVAL));
+    let expires = u64_at(value, EXPIRES);
     CachedFlow {
         arriving: tuple(arriving, family),
         leaving: tuple(leaving, family),
         packets: u64_at(value, 0),
         bytes: u64_at(value, 8),
-        device: u32_at(value, 36),
-        arrival: u32_at(value, 40),
+        device,
+        arrival,
         is_current: moment.is_alive
-            && moment.now < u64_at(value, 24)
-            && moment.voids.generation([u32_at(value, 36), u32_at(value, 40)]) == u32_at(value, 32),
-        is_ended: u64_at(value, 24) <= RESET,
+            && moment.now < expires
+            && moment.voids.generation([device, arrival]) == u32_at(value, GENERATION),
+        is_ended: expires <= RESET,
     }
 }
 
@@ -170,7 +177,7 @@ pub(crate) fn notice(value: &[u8]) -> Notice {
 
 /// Whether packets of a `struct flow` go to this link address by this device.
 pub(crate) fn goes_to(value: &[u8], device: u32, link: [u8; 6]) -> bool {
-    u32_at(value, 36) == device && value.get(LINK..).is_some_and(|rest| rest.starts_with(&link))
+    u32_at(value, DEVICE) == device && value.get(LINK..).is_some_and(|rest| rest.starts_with(&link))
 }
 
 /// A `struct control`.

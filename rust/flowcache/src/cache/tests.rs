@@ -10,11 +10,13 @@ use super::*;
 use crate::bpf::test_run;
 use crate::periods;
 
+mod windows;
+
 const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
 const LOOPBACK: u32 = 1;
 
-/// A frame of UDP without a checksum of IP's header, which nothing here looks at but itself.
+/// A frame of UDP.
 fn frame(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut udp = Vec::new();
     udp.extend(source.port().to_be_bytes());
@@ -22,27 +24,33 @@ fn frame(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8>
     udp.extend((8 + payload.len() as u16).to_be_bytes());
     udp.extend([0, 0]);
     udp.extend(payload);
-    let ends: Vec<u8> = layout::ends(&Tuple { protocol: 17, source, destination })[8..].to_vec();
-    let mut pseudo = ends.clone();
-    pseudo.extend((udp.len() as u32).to_be_bytes());
-    pseudo.extend([0, 0, 0, 17]);
-    let sum = checksum(&[pseudo, udp.clone()].concat());
-    udp[6..8].copy_from_slice(&sum.to_be_bytes());
+    packet_of(&Tuple { protocol: 17, source, destination }, udp, 6)
+}
+
+/// A frame of these ends, around what has its checksum at this place.
+fn packet_of(ends: &Tuple, mut content: Vec<u8>, sum_at: usize) -> Vec<u8> {
+    let protocol = ends.protocol;
+    let addresses: Vec<u8> = layout::ends(ends)[8..].to_vec();
+    let mut pseudo = addresses.clone();
+    pseudo.extend((content.len() as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, protocol]);
+    let sum = checksum(&[pseudo, content.clone()].concat());
+    content[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
     let mut frame = vec![0; 12];
-    if source.is_ipv4() {
-        let length = (20 + udp.len() as u16).to_be_bytes();
-        let mut ip = vec![0x45, 0, length[0], length[1], 0, 7, 0x40, 0, 64, 17, 0, 0];
-        ip.extend(ends);
+    if ends.source.is_ipv4() {
+        let length = (20 + content.len() as u16).to_be_bytes();
+        let mut ip = vec![0x45, 0, length[0], length[1], 0, 7, 0x40, 0, 64, protocol, 0, 0];
+        ip.extend(addresses);
         let sum = checksum(&ip);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         frame.extend([8, 0]);
         frame.extend(ip);
     } else {
-        let length = (udp.len() as u16).to_be_bytes();
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], 17, 64]);
-        frame.extend(ends);
+        let length = (content.len() as u16).to_be_bytes();
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, length[0], length[1], protocol, 64]);
+        frame.extend(addresses);
     }
-    frame.extend(udp);
+    frame.extend(content);
     frame
 }
 
@@ -379,5 +387,5 @@ fn stay_on(processor: u8) {
 }
 
 /// Where in a value the seal begins.
-const SEALED: usize = 24;
+const SEALED: usize = 32;
 const FLOWS: u16 = 512;

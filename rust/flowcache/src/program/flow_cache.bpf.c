@@ -12,7 +12,8 @@
  *
  * A packet that `ingress` does not understand, or about which it has a doubt, goes the kernel's way
  * untouched. The answer for that is TCX_NEXT: TCX_PASS would keep programs behind this one from
- * seeing the packet.
+ * seeing the packet. Two kinds are dropped, by which connection tracking would take a connection for
+ * another one, or for over: REOPENED and OUT_OF_WINDOW.
  */
 #include "frame.bpf.h"
 
@@ -139,6 +140,32 @@ INLINE void end(const struct ends *arriving, const struct ends *leaving, enum fa
 	count(ENDED);
 }
 
+INLINE int is_near(__be32 a, __be32 b)
+{
+	return __builtin_bswap32(a) - __builtin_bswap32(b) + NEAR <= 2 * NEAR;
+}
+
+/* Whether a FIN or RST is none of this connection's ends: it neither follows what its sender has
+ * sent last nor what the other end has acknowledged. Connection tracking drops such a packet as
+ * invalid where it sees all others. Here it does not, and would end a connection that is idle.
+ */
+INLINE int is_out_of_window(const struct view *view, const struct flow *flow,
+			    const struct ends *leaving, enum family family)
+{
+	struct ends answers;
+	if (view->flags & SYN || is_near(view->sequence, flow->sequence))
+		return 0;
+	reverse(&answers, leaving, family);
+	const __u64 digest = digest_of(&answers, family);
+	const struct flow *other = lookup(flows_of(family), &digest);
+	if (!other || !is_equal(second(&other->leaving, family), &answers, family))
+		return 0;
+	const __be32 acknowledged = *(const volatile __be32 *)&other->acknowledged;
+	/* Without a seal they may be a former connection's, or another flow's. */
+	return other->seal == seal_of(other, &answers, family) &&
+	       !is_near(view->sequence, acknowledged);
+}
+
 /* What becomes of a packet whose entry has no seal. Connection tracking, which has missed packets,
  * may take a connection for established still that a RST has ended. A new one with the same ends
  * would go where that one went: its first packet waits until user space has seen to that.
@@ -193,9 +220,13 @@ INLINE enum count translate(struct __sk_buff *packet, enum family family, struct
 		return OTHER_DEVICE;
 	/* Before the lease: what comes when it is over must end the entry, too. */
 	if (RARE(view.flags & CLOSING_FLAGS)) {
+		if (is_out_of_window(&view, flow, &seen.leaving, family))
+			return OUT_OF_WINDOW;
 		end(&arriving, &seen.leaving, family, view.flags);
 		return CLOSING;
 	}
+	flow->sequence = view.sequence;
+	flow->acknowledged = view.acknowledged;
 	__u64 now = now_coarse();
 	if (RARE(now > control.alive_until))
 		return NO_HEARTBEAT;
@@ -280,7 +311,7 @@ SECTION("classifier/ingress") int ingress(struct __sk_buff *packet)
 	else if (packet->protocol == WIRE16(ETH_P_IPV6))
 		why = translate(packet, V6, &way);
 	count(why);
-	if (why == REOPENED)
+	if (why == REOPENED || why == OUT_OF_WINDOW)
 		return DROP;
 	if (why != HIT)
 		return NEXT;
@@ -323,6 +354,8 @@ INLINE void confirm(struct __sk_buff *packet, enum family family)
 	fresh.link[2] = link[2];
 	/* Every link of IPv6 takes 1,280 bytes. */
 	fresh.longest = family == V6 && view.size < 1280 ? 1280 : view.size;
+	fresh.sequence = view.sequence;
+	fresh.acknowledged = view.acknowledged;
 	fresh.is_peer = lookup(&peers, &fresh.device) != 0;
 	__u64 now = now_coarse();
 	fresh.slow_at = now + control.lease;

@@ -127,7 +127,8 @@ struct view {
 	void *frame;
 	__u32 length;    /* of the IP packet, as its header says; at most this is behind Ethernet's */
 	__u32 size;      /* of the longest IP packet that comes of it: it may be many segments */
-	__u8 flags;      /* of TCP */
+	__u8 flags;      /* of TCP, and 0 of UDP; so with the numbers */
+	__be32 sequence, acknowledged;
 };
 
 /* HIT if such a frame is here, otherwise why not. */
@@ -162,9 +163,13 @@ INLINE enum count view_of(struct __sk_buff *packet, enum family family, struct v
 			return LENGTH;
 		__u8 *tcp = frame + head;
 		view->flags = tcp[13];
+		view->sequence = ((__be32 *)tcp)[1];
+		view->acknowledged = ((__be32 *)tcp)[2];
 		headers = head - ETH_HLEN + (tcp[12] >> 4) * 4;
 	} else if (ends->protocol == IPPROTO_UDP) {
 		view->flags = 0;
+		view->sequence = 0;
+		view->acknowledged = 0;
 		headers = head - ETH_HLEN + sizeof(struct udphdr);
 	} else {
 		return OTHER;

@@ -48,6 +48,7 @@ struct ends {
 struct flow {
 	__u64 packets, bytes;
 	__u64 slow_at; /* nanoseconds, as `expires` */
+	__be32 sequence, acknowledged; /* by the latest packet of TCP */
 	__u64 expires; /* CLOSED or RESET at the end of a connection */
 	__u32 generation;
 	__u32 device;
@@ -79,6 +80,11 @@ enum topic {
 
 /* Bytes, by their logarithm: a quarter of what sequence numbers tell apart as earlier and later. */
 #define VOLUME 29
+
+/* Bytes between the sequence numbers of a FIN or RST and what is known of its connection: what Linux
+ * lets a connection have on its way, unless it is set otherwise (tcp_wmem).
+ */
+#define NEAR (4 << 20)
 
 /* How packets with such ends leave. Its memory, too, may become another flow's. */
 struct proposal {
@@ -114,7 +120,7 @@ INLINE int ends_length(enum family family)
 }
 
 _Static_assert(offsetof(struct ends, addresses) == 8, "layout.rs: ENDS");
-_Static_assert(offsetof(struct flow, leaving) == 72, "layout.rs: FLOW");
+_Static_assert(offsetof(struct flow, leaving) == 80, "layout.rs: FLOW");
 _Static_assert(offsetof(struct proposal, leaving) == 8, "layout.rs: PROPOSAL");
 _Static_assert(sizeof(struct notice) == 88, "layout.rs: NOTICE");
 
@@ -167,6 +173,7 @@ enum count {
 	RENEWED,
 	ENDED,
 	REOPENED,
+	OUT_OF_WINDOW,
 	UNTOLD,
 	COUNTS,
 };

@@ -1,5 +1,5 @@
 //! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
-//! Source: sha256 92361749e6a43b4f27355ef367eeb9c8cce031589b57600eb8d91f7df2030c5c
+//! Source: sha256 833c4f1bf64a3da59eddf77d681d539576df991787e314c956203271c37d37d5
 //! Compiler: Debian clang version 14.0.6
 
 use crate::program::Program;
@@ -8,8 +8,7 @@ use crate::program::Program;
 pub(crate) static PROBE: Program = Program {
     name: "kbe_nat_probe",
     instructions: &[
-        0x0000003c000002b4, 0x00000000000003b7, 0x00000000000004b7, 0x000000b0000005b7,
-        0x0000000b00000085, 0x0000000000000095,
+        0x3c000002b4, 0x3b7, 0x4b7, 0xb0000005b7, 0xb00000085, 0x95,
     ],
     relocations: &[
     ],
