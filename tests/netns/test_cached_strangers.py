@@ -45,6 +45,29 @@ def test_a_policy_of_ipsec_is_in_force_for_cached_flows(
     eventually(lambda: not own.is_silent(2))
 
 
+@FAMILIES
+def test_packets_that_ipsec_alone_may_bring_are_left_to_the_kernel(
+    daemon: Daemon, cached: Begin, family: Family
+) -> None:
+    """A plain one with the ends of a flow that IPsec has brought would pass the policy by."""
+    own, node = cached(family, "udp"), daemon.cluster.node
+    near, far = (
+        ("fd00:98::1", "fd00:98::2") if family == Family.IPV6 else ("192.0.2.1", "192.0.2.2")
+    )
+    try:
+        node.call("ip", "xfrm", "policy", "add", "src", far, "dst", near, "dir", "fwd",
+                  "tmpl", "src", far, "dst", near, "proto", "esp", "mode", "tunnel")  # fmt: skip
+    except PlaygroundError as error:
+        pytest.skip(f"no policies of IPsec here: {error}")
+    eventually(lambda: "(dir fwd)" in own.explained())
+    before = counters(daemon)["cache-hits"]
+    for _ in range(3):
+        assert not own.is_cached()
+    assert counters(daemon)["cache-hits"] == before
+    node.call("ip", "xfrm", "policy", "flush")
+    own.await_cache()
+
+
 def test_a_key_of_ipsec_voids_the_cache(daemon: Daemon, cached: Begin) -> None:
     cached(Family.IPV4, "udp")
     before = counters(daemon)["cache-generations"]

@@ -262,7 +262,10 @@ pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
 /// Why packets of one flow may leave by a device in several ways.
 fn detour(detours: &HashSet<u32>, device: u32) -> Option<&'static str> {
     if detours.contains(&ANY_DEVICE) {
-        Some("a route or routing rule looks at each packet's DSCP or label (tos, dsfield)")
+        Some(
+            "a route or routing rule looks at each packet's DSCP or label (tos, dsfield), or IPsec \
+             lets only its own packets pass (dir fwd)",
+        )
     } else if detours.contains(&device) {
         Some(
             "a route's program sees what leaves by it (encap bpf), or it encrypts (offload packet)",

@@ -1,7 +1,7 @@
 //! Devices by which packets leave as their bytes alone do not say: a program of a route or a rare
 //! header changes or drops some of them (`linux/lwtunnel.h`), or a network card encrypts them whole
-//! (`linux/xfrm.h`). And routes by what differs between packets of a flow: their DSCP, or the label
-//! of IPv6 (`linux/fib_rules.h`).
+//! (`linux/xfrm.h`). And what depends on more than a flow's ends: routes by DSCP or the label of
+//! IPv6 (`linux/fib_rules.h`), policies that let no packet pass but those that IPsec has brought.
 //!
 //! Whoever sends packets of a flow as its former ones have left sends these wrongly. Other
 //! encapsulations of routes change each packet: none leaves as it came.
@@ -12,7 +12,7 @@ use std::io;
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, open};
 use crate::exchange::Exchange;
 
-/// In a device's place: packets of any flow may leave in several ways, by any devices.
+/// In a device's place: packets of any flow may leave in several ways, or not at all.
 pub const ANY_DEVICE: u32 = 0;
 
 /// Asks about these devices, in the network namespace of the thread that opened it.
@@ -37,7 +37,7 @@ impl Detours {
     }
 
     /// The devices' numbers, or [`ANY_DEVICE`]. Cost: a dump of all routes, routing rules, next
-    /// hops and keys.
+    /// hops, keys and policies.
     ///
     /// # Errors
     /// The system's.
@@ -58,6 +58,10 @@ impl Detours {
         if let Some(keys) = &mut self.keys {
             keys.ask(&dump(XFRM_MSG_GETSA, 0), |kind, message| {
                 devices.extend((kind == XFRM_MSG_NEWSA).then(|| encrypting(message)).flatten());
+            })?;
+            keys.ask(&dump(XFRM_MSG_GETPOLICY, 0), |kind, message| {
+                let is_demanding = kind == XFRM_MSG_NEWPOLICY && demands_ipsec(message);
+                devices.extend(is_demanding.then_some(ANY_DEVICE));
             })?;
         }
         Ok(devices)
@@ -132,6 +136,15 @@ fn encrypting(message: &[u8]) -> Option<u32> {
     u32_at(offload, 0).filter(|_| is_whole)
 }
 
+/// Whether a policy of which a message tells lets packets through the node only if IPsec has
+/// brought them. A plain packet with the same ends is to be dropped.
+fn demands_ipsec(message: &[u8]) -> bool {
+    let body = message.get(NETLINK_HEADER..).unwrap_or_default();
+    let is_forwarding = body.get(POLICY_DIRECTION) == Some(&XFRM_POLICY_FWD);
+    let mut more = attributes(body.get(POLICY..).unwrap_or_default());
+    is_forwarding && more.any(|(attribute, _)| attribute == XFRMA_TMPL)
+}
+
 fn dump(kind: u16, length: usize) -> Vec<u8> {
     let mut request = Vec::new();
     let start = open(&mut request, Head { kind: kind as u8, flags: FLAG_DUMP, ..Head::default() });
@@ -148,13 +161,16 @@ fn u32_at(bytes: &[u8], start: usize) -> Option<u32> {
 const BPF: u16 = 6;
 const IOAM6: u16 = 9;
 const XFRM: u16 = 10;
-/// Lengths of `struct rtmsg`, `struct fib_rule_hdr`, `struct nhmsg`, `struct rtnexthop` and `struct
-/// xfrm_usersa_info`.
+/// Lengths of `struct rtmsg`, `struct fib_rule_hdr`, `struct nhmsg`, `struct rtnexthop`, `struct
+/// xfrm_usersa_info` and `struct xfrm_userpolicy_info`.
 const ROUTE: usize = 12;
 const RULE: usize = 12;
 const NEXT_HOP: usize = 8;
 const HOP: usize = 8;
 const KEY: usize = 224;
+const POLICY: usize = 168;
+/// Where `struct xfrm_userpolicy_info` has its direction.
+const POLICY_DIRECTION: usize = 160;
 /// Of routing rules.
 const FRA_DSCP: u16 = 25;
 const FRA_FLOWLABEL: u16 = 26;
@@ -168,6 +184,10 @@ const NHA_ENCAP_TYPE: u16 = 7;
 /// `linux/xfrm.h`.
 const XFRM_MSG_NEWSA: u16 = 16;
 const XFRM_MSG_GETSA: u16 = 18;
+const XFRM_MSG_NEWPOLICY: u16 = 19;
+const XFRM_MSG_GETPOLICY: u16 = 21;
+const XFRM_POLICY_FWD: u8 = 2;
+const XFRMA_TMPL: u16 = 5;
 const XFRMA_OFFLOAD_DEV: u16 = 28;
 const XFRM_OFFLOAD_PACKET: u8 = 4;
 
@@ -246,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_lets_only_packets_of_ipsec_pass_is_for_any_device() {
+        for (direction, template, expected) in
+            [(2, Some([0; 64]), true), (2, None, false), (0, Some([0; 64]), false)]
+        {
+            let more: Vec<_> = template.iter().map(|value| (XFRMA_TMPL, &value[..])).collect();
+            let mut policy = message(POLICY, &more);
+            policy[NETLINK_HEADER + POLICY_DIRECTION] = direction;
+            assert_eq!(demands_ipsec(&policy), expected, "{direction} {template:?}");
+        }
+        assert!(!demands_ipsec(&[]));
+    }
+
+    #[test]
     fn this_namespaces_routes_are_read() {
         let devices = Detours::open().and_then(|mut detours| detours.devices());
         // Without the privilege the kernel shows no keys.
@@ -264,7 +297,7 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..400),
         ) {
             let _ = detours(kind, &bytes);
-            let _ = encrypting(&bytes);
+            let _ = (encrypting(&bytes), demands_ipsec(&bytes));
         }
     }
 }
