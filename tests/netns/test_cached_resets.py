@@ -2,10 +2,13 @@
 acknowledgements, and cannot tell such a RST from a forged one.
 """
 
+import fcntl
 import json
+import select
 import signal
 import socket
 import struct
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,6 +45,8 @@ MANY, ROUNDS, RETRY_SECONDS = 600, 9, 0.26
 """More notices than wait for the daemon: 4,096."""
 LINGER = struct.pack("ii", 1, 0)
 """Closing sends a RST."""
+UNSEEN = 16 << 20
+"""Bytes: more than a connection has on its way."""
 ENDING_SECONDS = 120
 """Conntrack's longest timeout of a connection that has seen a FIN or RST."""
 VOLUME = 2800 << 20
@@ -160,6 +165,26 @@ def test_a_reset_arrives_after_more_bytes_than_sequence_numbers_tell_apart(
 
 
 @FAMILIES
+def test_a_reset_arrives_after_bytes_that_the_programs_have_not_seen(
+    daemon: Daemon, family: Family
+) -> None:
+    server, node = serve_bulk(daemon, family, VOLUME_SERVER), daemon.cluster.node
+    by_dscp = ("dsfield", "0x10", "lookup", "77", "priority", "40")
+    with talk(daemon, family, "tcp", (BULK[family], PORT)) as own:
+        own.await_cache()
+        node.call("ip", f"-{family}", "rule", "add", *by_dscp)
+        eventually(lambda: len(uncached_devices(daemon)) > 1)
+        own.socket.sendall(b"take\n" + bytes(UNSEEN))
+        eventually(lambda: is_acknowledged(own))
+        node.call("ip", f"-{family}", "rule", "delete", *by_dscp)
+        eventually(lambda: not uncached_devices(daemon))
+        reset(own)
+        assert server.stdout is not None
+        assert select.select([server.stdout], [], [], 10)[0], counters(daemon)
+        assert server.stdout.readline() == "reset\n"
+
+
+@FAMILIES
 def test_what_the_daemon_is_not_told_of_is_counted_and_said(daemon: Daemon, family: Family) -> None:
     assert doctors_word(daemon)["state"] == "ok"
     with Clients(daemon.cluster, family, MANY, socket.SOCK_STREAM) as clients:
@@ -199,6 +224,18 @@ def reset_all(daemon: Daemon, family: Family, clients: Clients) -> None:
             segment = traffic.tcp(sport, PORT, traffic.RST, sequence, 0)
             packet = traffic.ip(source, VIPS[family], socket.IPPROTO_TCP, segment)
             link.sendto(packet, (VIPS[family], 0))
+
+
+def uncached_devices(daemon: Daemon) -> dict[str, str]:
+    devices = daemon.get("stats")["uncached_devices"]
+    assert isinstance(devices, dict)
+    return devices
+
+
+def is_acknowledged(own: Talk) -> bool:
+    """Whether the other end has all that was sent."""
+    waiting = fcntl.ioctl(own.socket, termios.TIOCOUTQ, bytes(4))
+    return waiting == bytes(4)
 
 
 def doctors_word(daemon: Daemon) -> dict[str, str]:

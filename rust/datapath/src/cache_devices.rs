@@ -135,7 +135,7 @@ impl CacheDevices {
             *lock(&self.detours) = None;
         }
         if has_detours || has(&[Topic::Device, Topic::Filter]) {
-            self.attach(known, links)?;
+            voided.extend(self.attach(known, links)?);
         }
         self.bridges.look();
         self.move_back();
@@ -143,8 +143,9 @@ impl CacheDevices {
     }
 
     /// Attaches the cache to the devices that are there, and detaches it from others. A device that
-    /// refuses it, such as one that is gone already, is left to the kernel.
-    pub(crate) fn attach(&self, known: &Doubts, links: &mut Links) -> io::Result<()> {
+    /// refuses it, such as one that is gone already, is left to the kernel. Returns what entries
+    /// had counted that are gone.
+    pub(crate) fn attach(&self, known: &Doubts, links: &mut Links) -> io::Result<Vec<CachedFlow>> {
         let mut remembered = lock(&self.detours);
         let detours = match &mut *remembered {
             Some(devices) => devices,
@@ -154,6 +155,7 @@ impl CacheDevices {
         self.bridges.note(known.devices());
         let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
         let (mut wanted, mut left_out) = (HashSet::new(), BTreeMap::new());
+        let mut back = HashSet::new();
         for device in known.devices().filter(|device| device.is_on_its_own()) {
             // One that is gone by now is refused below.
             let link = links.get(&device.index).cloned().unwrap_or_default();
@@ -163,6 +165,7 @@ impl CacheDevices {
                 if attached.contains(&device.index) {
                     return None;
                 }
+                back.extend(self.left_out_by_number(device.index).map(|_| device.index));
                 self.cache.attach(device.index).err().map(|error| error.to_string())
             });
             if let Some(reason) = reason {
@@ -184,7 +187,8 @@ impl CacheDevices {
             self.void_device(device)?;
         }
         *lock(&self.left_out) = left_out;
-        Ok(())
+        // Now that packets are seen again: what is known of them is old.
+        if back.is_empty() { Ok(Vec::new()) } else { self.cache.void_arrivals(&back) }
     }
 
     /// Puts programs last on devices where others have come behind them since: those would not see

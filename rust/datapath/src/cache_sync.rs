@@ -315,7 +315,7 @@ impl CacheSync {
         // What has happened before is not known.
         self.void()?;
         self.take_out_owed(&mut lock(&self.flows))?;
-        self.devices.attach(&sockets.doubts, &mut sockets.links)?;
+        let mut voided = self.devices.attach(&sockets.doubts, &mut sockets.links)?;
         self.read_addresses(&mut sockets.addresses)?;
         self.wants_resync.store(true, Ordering::Relaxed);
         while !self.is_stopped.load(Ordering::Relaxed) {
@@ -324,14 +324,14 @@ impl CacheSync {
             sockets.doubts.take(&mut doubts)?;
             self.delayed.store(sockets.doubts.delayed(), Ordering::Relaxed);
             let former = self.cache.generation();
-            let voided = self.devices.act(&doubts, &sockets.doubts, &mut sockets.links)?;
+            voided.extend(self.devices.act(&doubts, &sockets.doubts, &mut sockets.links)?);
             if self.cache.generation() != former {
                 echo = Some(Instant::now() + ECHO);
             } else if echo.is_some_and(|when| when <= Instant::now()) {
                 echo = None;
                 self.void()?;
             }
-            for entry in voided {
+            for entry in voided.drain(..) {
                 lock(&self.flows).count_entry(&passage(&entry), self.carried(&entry), None);
             }
             if doubts.iter().any(|doubt| matches!(doubt.topic, Topic::Address | Topic::Reread)) {

@@ -1,6 +1,6 @@
 //! The cache: maps, programs and the devices that they stand on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -283,13 +283,27 @@ impl FlowCache {
     /// # Errors
     /// The system's.
     pub fn void_neighbour(&self, device: u32, link: [u8; 6]) -> io::Result<Vec<CachedFlow>> {
+        self.take_out(|value| layout::goes_to(value, device, link))
+    }
+
+    /// Takes out the entries whose packets come by these devices, as `void_neighbour` does. Where
+    /// the programs have not stood for a while, entries have numbers of TCP from before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn void_arrivals(&self, devices: &HashSet<u32>) -> io::Result<Vec<CachedFlow>> {
+        self.take_out(|value| devices.contains(&layout::arrival(value)))
+    }
+
+    /// Takes out the entries of which this is true.
+    fn take_out(&self, is_meant: impl Fn(&[u8]) -> bool) -> io::Result<Vec<CachedFlow>> {
         let moment = self.moment();
         let mut removed = Vec::new();
         for family in Family::ALL {
             let maps = self.maps(family);
             let mut keys = Vec::new();
             maps.flows.for_each(|key, value| {
-                if layout::goes_to(value, device, link) {
+                if is_meant(value) {
                     keys.push(key.to_vec());
                 }
             })?;

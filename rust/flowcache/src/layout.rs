@@ -147,7 +147,7 @@ impl Voids {
 /// The flow of a `struct flow`.
 pub(crate) fn flow(value: &[u8], family: Family, moment: &Moment) -> CachedFlow {
     let (leaving, arriving) = value[FLOW..].split_at(ends_length(family));
-    let (device, arrival) = (u32_at(value, DEVICE), u32_at(value, ARRIVAL));
+    let (device, arrival) = (u32_at(value, DEVICE), arrival(value));
     let expires = u64_at(value, EXPIRES);
     CachedFlow {
         arriving: tuple(arriving, family),
@@ -178,6 +178,11 @@ pub(crate) fn notice(value: &[u8]) -> Notice {
 /// Whether packets of a `struct flow` go to this link address by this device.
 pub(crate) fn goes_to(value: &[u8], device: u32, link: [u8; 6]) -> bool {
     u32_at(value, DEVICE) == device && value.get(LINK..).is_some_and(|rest| rest.starts_with(&link))
+}
+
+/// The device by which packets of a `struct flow` come.
+pub(crate) fn arrival(value: &[u8]) -> u32 {
+    u32_at(value, ARRIVAL)
 }
 
 /// A `struct control`.

@@ -114,6 +114,19 @@ fn the_first_packet_of_a_connection_has_any_number() {
     assert_eq!(sent(&cache, &first), (NEXT, first));
 }
 
+/// Packets have passed there that the programs have not seen.
+#[test]
+fn entries_of_a_device_without_programs_measure_nothing() {
+    let connection = Connection::of(V4);
+    let Some(cache) = connection.cache() else { return };
+    let far = segment(&connection.questions[0], RST, [CLIENT.wrapping_add(1 << 31), 0]);
+    assert!(cache.void_arrivals(&HashSet::from([LOOPBACK + 1])).unwrap().is_empty());
+    assert_eq!(sent(&cache, &far), (DROP, far.clone()));
+    let gone = cache.void_arrivals(&HashSet::from([LOOPBACK])).unwrap();
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    assert_eq!(sent(&cache, &far), (NEXT, far));
+}
+
 /// The other way's numbers are a former connection's, or there are none.
 #[test]
 fn where_the_other_way_is_not_known_the_kernel_judges() {
