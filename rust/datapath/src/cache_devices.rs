@@ -155,7 +155,7 @@ impl CacheDevices {
         self.bridges.note(known.devices());
         let attached: HashSet<u32> = self.cache.devices().into_iter().collect();
         let (mut wanted, mut left_out) = (HashSet::new(), BTreeMap::new());
-        let mut back = HashSet::new();
+        let mut returning = HashSet::new();
         for device in known.devices().filter(|device| device.is_on_its_own()) {
             // One that is gone by now is refused below.
             let link = links.get(&device.index).cloned().unwrap_or_default();
@@ -165,7 +165,7 @@ impl CacheDevices {
                 if attached.contains(&device.index) {
                     return None;
                 }
-                back.extend(self.left_out_by_number(device.index).map(|_| device.index));
+                returning.extend(self.left_out_by_number(device.index).map(|_| device.index));
                 self.cache.attach(device.index).err().map(|error| error.to_string())
             });
             if let Some(reason) = reason {
@@ -188,7 +188,7 @@ impl CacheDevices {
         }
         *lock(&self.left_out) = left_out;
         // Now that packets are seen again: what is known of them is old.
-        if back.is_empty() { Ok(Vec::new()) } else { self.cache.void_arrivals(&back) }
+        if returning.is_empty() { Ok(Vec::new()) } else { self.cache.void_arrivals(&returning) }
     }
 
     /// Puts programs last on devices where others have come behind them since: those would not see

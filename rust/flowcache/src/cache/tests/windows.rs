@@ -122,8 +122,8 @@ fn entries_of_a_device_without_programs_measure_nothing() {
     let far = segment(&connection.questions[0], RST, [CLIENT.wrapping_add(1 << 31), 0]);
     assert!(cache.void_arrivals(&HashSet::from([LOOPBACK + 1])).unwrap().is_empty());
     assert_eq!(sent(&cache, &far), (DROP, far.clone()));
-    let gone = cache.void_arrivals(&HashSet::from([LOOPBACK])).unwrap();
-    assert_eq!(gone.len(), 2, "{gone:?}");
+    let voided = cache.void_arrivals(&HashSet::from([LOOPBACK])).unwrap();
+    assert_eq!(voided.len(), 2, "{voided:?}");
     assert_eq!(sent(&cache, &far), (NEXT, far));
 }
 
