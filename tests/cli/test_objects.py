@@ -167,6 +167,19 @@ def test_a_proxy_that_would_serve_nothing_says_so(
     assert (code, out) == (2, "") and said[0] in err
 
 
+def test_a_missing_path_is_refused_before_the_kernel_is_asked(
+    kbe: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise RulesError("asked")
+
+    monkeypatch.setattr("kbe_nat.daemon.composition.detect.choose", refuse)
+    assert kbe("proxy", "--manifests", tmp_path)[2] == "kbe-nat: asked\n"
+    absent = tmp_path / "absent"
+    code, _, err = kbe("proxy", "--manifests", tmp_path, "--manifests", absent)
+    assert (code, err) == (2, f"kbe-nat: {absent}: No such file or directory\n")
+
+
 def test_a_dry_run_that_may_not_ask_the_kernel_names_the_privilege(
     kbe: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

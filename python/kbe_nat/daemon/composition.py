@@ -50,6 +50,7 @@ from kbe_nat.rules.standby import OnDeath
 from kbe_nat.sources.events import EventQueue
 from kbe_nat.sources.kubernetes.access import is_in_cluster
 from kbe_nat.sources.manifests.completion import FileCompletion
+from kbe_nat.sources.manifests.listing import check_paths
 from kbe_nat.sources.manifests.manifests import Manifests
 from kbe_nat.sources.source import Source, Sources
 from kbe_nat.sources.store import Store
@@ -167,6 +168,7 @@ def _source(live: LiveSettings, requests: RestMetrics, events: EventQueue | None
             )
         # What files leave out, the control plane has filled in.
         return _api_server(live, Store(), requests, events)
+    check_paths(wanted.manifests)
     store = Store(FileCompletion(wanted.pod_range))
     manifests = Manifests(
         wanted.manifests, store, is_strict=wanted.is_strict, gone_seconds=GONE_SECONDS

@@ -9,7 +9,7 @@ that comes or goes after the walk has passed is seen by the next rescan.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,19 @@ def list_files(paths: Sequence[str]) -> Iterator[tuple[int, str]]:
     for rank, path in enumerate(paths):
         for file in sorted(_files(path)):
             yield rank, file
+
+
+def check_paths(paths: Iterable[str | Path]) -> None:
+    """Raises `UnreadableError` for the first one that is not there: a daemon should say so before
+    it asks the kernel anything.
+    """
+    for path in map(str, paths):
+        try:
+            # Reading has words of its own for an empty one.
+            if path and not is_stream(path):
+                Path(path).stat()
+        except OSError as error:
+            raise UnreadableError(f"{path}: {error.strerror or error}") from None
 
 
 def _walk(paths: Sequence[str]) -> Iterator[tuple[int, str]]:
