@@ -330,7 +330,7 @@ impl ConntrackSync {
                 match change {
                     // The outcome may be to end the flow: that is left to resyncs, see above.
                     Change::New(entry) => {
-                        let _ = engine.observe(now, &kernel_flow(entry), resync.as_deref_mut());
+                        let _ = engine.note_begin(now, &kernel_flow(entry), resync.as_deref_mut());
                     }
                     Change::Updated(entry) => engine.note_update(now, &kernel_flow(entry)),
                     Change::Ended(entry) => {

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod decisions;
 pub(crate) mod explain;
+pub(crate) mod kernel_flow;
 pub(crate) mod offload;
 pub mod view;
 

@@ -4,8 +4,9 @@
 //! An offloaded flow stands in the table like any other, so loads, counters and lists count it.
 //! Four things keep the table and the kernel's in step:
 //!
-//! - Events of the kernel: [`Engine::observe`] for a flow that began, [`Engine::note_update`] for
-//!   one that changed, [`Engine::note_end`] for one that ended.
+//! - Events of the kernel: [`Engine::note_begin`] for a flow that began, [`Engine::note_update`]
+//!   for one that changed, [`Engine::note_end`] for one that ended. A look at the kernel's flows
+//!   may overtake them: then those of a former flow with the same ends are still to come.
 //! - Resyncs: every flow of the kernel is observed with a [`Resync`], which gathers the flows seen;
 //!   then [`Engine::end_missing`] ends the others. Events may be lost, resyncs make up for it.
 //! - Answers: the engine has seen the SYN, and events tell of the SYN-ACK
@@ -27,10 +28,10 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::kernel_flow::{KernelFlow, is_half_open, state, was_taken_out};
 use super::{Engine, EngineAddress};
 use crate::clock::{Stamp, Tick, between, ticks, whole_ticks};
 use crate::config::OffloadedPackets;
-use crate::conntrack::state::State;
 use crate::conntrack::tcp::Tracking;
 use crate::conntrack::{FlowId, Hot, STALE};
 use crate::decide::{self, Query};
@@ -41,40 +42,6 @@ use crate::pipeline::{FamilyState, Shared};
 use crate::rewrite;
 use crate::tuple::{Address, Direction, Ends, Protocol, Tuple};
 use crate::wire::Wire;
-
-/// A flow as the kernel has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelFlow {
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// Client and frontend.
-    pub original: (SocketAddr, SocketAddr),
-    /// Backend, and where it answers to.
-    pub reply: (SocketAddr, SocketAddr),
-    /// An answer was seen.
-    pub is_replied: bool,
-    /// Both sides have confirmed it.
-    pub is_assured: bool,
-    /// TCP's or SCTP's state, in the kernel's numbers (`nf_conntrack_tcp.h`,
-    /// `nf_conntrack_sctp.h`).
-    pub state: Option<u8>,
-    /// Seconds until the kernel ends it without further packets.
-    pub timeout: Option<u32>,
-    /// Packets and bytes by direction, where the kernel counts them.
-    pub counters: Option<[(u64, u64); 2]>,
-    /// Nanoseconds since it began, where the kernel remembers that.
-    pub age: Option<u64>,
-}
-
-impl KernelFlow {
-    /// The name of its state as nf_conntrack shows it; `None` where its protocol has none, or the
-    /// kernel has not told it.
-    #[must_use]
-    pub fn state_name(&self) -> Option<&'static str> {
-        self.state?;
-        state::<Ipv4Addr>(self).name()
-    }
-}
 
 /// The action for a flow of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,15 +67,17 @@ impl Engine {
     /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is left
     /// alone. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &KernelFlow, resync: Option<&mut Resync>) -> Outcome {
-        let tick = self.shared.clock.advance(now);
-        match flow.original.0 {
-            SocketAddr::V4(_) => {
-                self.observe_in::<Ipv4Addr>(tick, flow, resync.map(|resync| &mut resync.v4))
-            }
-            SocketAddr::V6(_) => {
-                self.observe_in::<Ipv6Addr>(tick, flow, resync.map(|resync| &mut resync.v6))
-            }
-        }
+        self.note(now, flow, resync, false)
+    }
+
+    /// Takes note of an event: a flow has begun in the kernel. As [`Engine::observe`] otherwise.
+    pub fn note_begin(
+        &mut self,
+        now: u64,
+        flow: &KernelFlow,
+        resync: Option<&mut Resync>,
+    ) -> Outcome {
+        self.note(now, flow, resync, true)
     }
 
     /// Takes note that a flow has changed in the kernel. One that the engine does not know as the
@@ -164,18 +133,40 @@ impl Engine {
         std::mem::take(&mut self.shared.orphans)
     }
 
-    fn observe_in<A: EngineAddress>(
+    fn note(
+        &mut self,
+        now: u64,
+        flow: &KernelFlow,
+        resync: Option<&mut Resync>,
+        is_event: bool,
+    ) -> Outcome {
+        let tick = self.shared.clock.advance(now);
+        match flow.original.0 {
+            SocketAddr::V4(_) => {
+                let seen = resync.map(|resync| &mut resync.v4);
+                self.note_in::<Ipv4Addr>(tick, flow, seen, is_event)
+            }
+            SocketAddr::V6(_) => {
+                let seen = resync.map(|resync| &mut resync.v6);
+                self.note_in::<Ipv6Addr>(tick, flow, seen, is_event)
+            }
+        }
+    }
+
+    fn note_in<A: EngineAddress>(
         &mut self,
         now: Tick,
         flow: &KernelFlow,
         resync: Option<&mut HashSet<FlowId>>,
+        is_event: bool,
     ) -> Outcome {
         let (shared, family) = A::split(self);
         let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply))
         else {
             return Outcome::Keep;
         };
-        let entry = match shared.entry_of(family, flow, original) {
+        let look = (!is_event).then_some(now);
+        let entry = match shared.entry_of(family, flow, original, look) {
             Ok(entry) => entry,
             Err(outcome) => return outcome,
         };
@@ -208,6 +199,10 @@ impl Engine {
             shared.end_flow(family, id);
             return Outcome::End;
         }
+        // After a look, what events tell next may be of a former flow.
+        let is_ahead = look.is_some_and(|now| entry.is_some() && is_awaited(family, now, id));
+        let flag = if is_ahead { Hot::<A>::AHEAD } else { 0 };
+        family.flows.hot_mut(id).set_flags(Hot::<A>::AHEAD, flag);
         shared.update(family, now, id, flow);
         if let Some(seen) = resync {
             seen.insert(id);
@@ -224,8 +219,10 @@ impl Engine {
             return false;
         };
         let hot = family.flows.hot(id);
-        // One that is not offloaded yet is the next connection between the same ends.
-        if !hot.has(Hot::<A>::OFFLOADED) || hot.ends(Direction::Reply).source() != flow.reply.0 {
+        // One that is not offloaded yet, or of which a look alone has told, is the next connection
+        // between the same ends.
+        let is_next = !hot.has(Hot::<A>::OFFLOADED) || hot.has(Hot::<A>::AHEAD);
+        if is_next || hot.ends(Direction::Reply).source() != flow.reply.0 {
             return false;
         }
         // The event has the last counters: with its entry the kernel forgets them.
@@ -288,18 +285,23 @@ impl Engine {
 
 impl Shared {
     /// The engine's own entry for a flow of the kernel, if there is one; `Err` where the flow is
-    /// none of its business. An entry that leads elsewhere ends.
+    /// none of its business. An entry that leads elsewhere ends, unless a look, which was at
+    /// `look`, shows a former flow.
     fn entry_of<A: EngineAddress>(
         &mut self,
         family: &mut FamilyState<A>,
         flow: &KernelFlow,
         original: Ends<A>,
+        look: Option<Tick>,
     ) -> Result<Option<FlowId>, Outcome> {
         match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
             // The engine translates this one since; the kernel's is a former flow of the same ends.
             Some((id, _)) if self.translates_itself(family.flows.hot(id)) => Err(Outcome::Keep),
             Some((id, Direction::Original)) => {
                 let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
+                if !is_same && look.is_some_and(|now| is_awaited(family, now, id)) {
+                    return Err(Outcome::Keep);
+                }
                 if !is_same {
                     self.end_flow(family, id);
                 }
@@ -414,6 +416,13 @@ impl Shared {
     }
 }
 
+/// Whether the kernel's event is yet to come of this flow, about which the engine has just decided.
+fn is_awaited<A: Wire>(family: &FamilyState<A>, now: Tick, id: FlowId) -> bool {
+    let hot = family.flows.hot(id);
+    let is_untold = !hot.has(Hot::<A>::OFFLOADED) || hot.has(Hot::<A>::AHEAD);
+    is_untold && between(family.flows.cold(id).created, now) < ticks(LATE)
+}
+
 /// Packets and bytes are the kernel's, where it counts them.
 fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &KernelFlow) {
     if let Some(counters) = flow.counters {
@@ -426,63 +435,6 @@ fn count<A: Wire>(family: &mut FamilyState<A>, id: FlowId, flow: &KernelFlow) {
     }
 }
 
-/// Whether a connection has only been asked for.
-fn is_half_open(flow: &KernelFlow) -> bool {
-    match flow.protocol {
-        Protocol::TCP => {
-            flow.state.is_some_and(|state| matches!(state, TCP_SYN_SENT | TCP_SYN_SENT2))
-        }
-        Protocol::SCTP => !flow.is_replied,
-        _ => false,
-    }
-}
-
-/// Whether a flow has ended before its time, while both ends were talking. The kernel says how much
-/// time was left (Linux 5.8).
-fn was_taken_out(flow: &KernelFlow) -> bool {
-    let is_talking = match flow.protocol {
-        Protocol::TCP => flow.state == Some(TCP_ESTABLISHED),
-        Protocol::SCTP => flow.state == Some(SCTP_ESTABLISHED),
-        _ => flow.is_replied,
-    };
-    is_talking && flow.timeout.is_some_and(|seconds| seconds > 0)
-}
-
-fn state<A: Wire>(flow: &KernelFlow) -> State {
-    const TCP: [State; 9] = [
-        State::TcpSynSent,
-        State::TcpSynRecv,
-        State::TcpEstablished,
-        State::TcpFinWait,
-        State::TcpCloseWait,
-        State::TcpLastAck,
-        State::TcpTimeWait,
-        State::TcpClose,
-        State::TcpSynSent2,
-    ];
-    const SCTP: [State; 7] = [
-        State::SctpClosed,
-        State::SctpCookieWait,
-        State::SctpCookieEchoed,
-        State::SctpEstablished,
-        State::SctpShutdownSent,
-        State::SctpShutdownRecd,
-        State::SctpShutdownAckSent,
-    ];
-    // Both count from 1.
-    let number = usize::from(flow.state.unwrap_or(1)).saturating_sub(1);
-    match flow.protocol {
-        // A TCP state beyond the list counts as closed.
-        Protocol::TCP => TCP.get(number).copied().unwrap_or(State::TcpClose),
-        Protocol::SCTP => SCTP.get(number).copied().unwrap_or(State::SctpCookieWait),
-        Protocol::UDP if flow.is_assured => State::UdpStream,
-        Protocol::UDP => State::Udp,
-        Protocol::ICMP | Protocol::ICMPV6 if A::VERSION == 4 => State::Icmp,
-        Protocol::ICMP | Protocol::ICMPV6 => State::Icmpv6,
-        _ => State::Generic,
-    }
-}
-
 /// `None` for ends of the other family.
 fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
     let (sport, dport) = (src.port(), dst.port());
@@ -491,9 +443,7 @@ fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
 
 /// Seconds within which a backend that is there has answered.
 const UNANSWERED: f64 = 1.0;
-const TCP_SYN_SENT: u8 = 1;
-const TCP_ESTABLISHED: u8 = 3;
-const TCP_SYN_SENT2: u8 = 9;
-const SCTP_ESTABLISHED: u8 = 4;
+/// Seconds by which events come late at most.
+const LATE: f64 = 10.0;
 /// Seconds.
 const REMEMBERED: f64 = 60.0;
