@@ -116,6 +116,22 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     lab.run(scenario(), tmp_path)
 
 
+def test_a_process_that_was_begun_meanwhile_keeps_no_run_out(tmp_path: Path) -> None:
+    """Between fork and exec it has all descriptors; here for longer."""
+    with RunFolder(tmp_path).lock():
+        held = [each for each in Path("/proc/self/fd").iterdir() if leads_to(each, tmp_path)]
+        process = subprocess.Popen(["sleep", "60"], pass_fds=[int(each.name) for each in held])
+    try:
+        lab.run(scenario(), tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def leads_to(descriptor: Path, folder: Path) -> bool:
+    return descriptor.exists() and descriptor.resolve() == folder.resolve()
+
+
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n"))
     folder.mkdir()

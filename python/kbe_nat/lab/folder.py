@@ -123,6 +123,8 @@ class RunFolder:
         try:
             yield
         finally:
+            # A process that another thread is starting right now has the descriptor, too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def begin(self, manifest: Manifest) -> None:
