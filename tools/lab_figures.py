@@ -30,7 +30,9 @@ def page(text: str) -> str:
 
 def figures() -> Iterator[str]:
     """The lines of all figures."""
-    yield "How do two endpoints share connections? `kbe-nat lab run two-endpoints -d halves`\n"
+    yield (
+        "How do two endpoints share connections? `kbe-nat lab run two-endpoints -d two-endpoints`\n"
+    )
     yield from _table(
         ("strategy", "share of the first endpoint"), _halves(lab.run("two-endpoints"))
     )
