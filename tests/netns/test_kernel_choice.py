@@ -23,7 +23,7 @@ from harness.choices import chosen, queued
 from harness.clients import FAMILIES, NAMES, Clients, named
 from harness.daemons import Daemon, patched
 from harness.flow_events import EVENTS, KINDS, steps, watch
-from harness.programs import PEER_TELLER, SOON_CALM
+from harness.programs import PEER_TELLER, SOON_BUSY_AND_CALM
 from harness.stage import OFFLOADING, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -416,7 +416,7 @@ def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
 ) -> None:
     ports = " ".join(map(str, OWN_PORTS))
     daemon.cluster.client.write("/proc/sys/net/ipv4/ip_local_port_range", ports)
-    start(daemon, "auto", patched(tmp_path, SOON_CALM))
+    start(daemon, "auto", patched(tmp_path, SOON_BUSY_AND_CALM))
     assert chosen(daemon) == 0
     to = address(family, "even")
     ends = ("--from", NODE[family], "--to", join_address(to, 80))
