@@ -16,7 +16,7 @@ from harness.scenarios import poisson, scenario
 from kbe_nat import lab
 from kbe_nat.__main__ import main
 from kbe_nat.lab import machine
-from kbe_nat.lab.folder import RunFolder
+from kbe_nat.lab.folder import RunFolder, write_whole
 from kbe_nat.lab.live.tables import CELL, MEASURES, MEDIANS, MISSING
 
 
@@ -183,6 +183,30 @@ def test_a_full_disk_is_told_with_the_file(
     assert capsys.readouterr().err == f"kbe-nat: {file}: No space left on device\n"
     monkeypatch.undo()
     lab.run(tmp_path / "x.yaml", tmp_path / "run")
+
+
+def test_a_file_takes_the_place_of_no_device_and_no_link(tmp_path: Path) -> None:
+    pipe, link, named = (tmp_path / name for name in ("pipe", "link.html", "named.html"))
+    os.mkfifo(pipe)
+    # Also writable, so that neither end waits for the other.
+    descriptor = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    write_whole(pipe, b"page")
+    assert os.read(descriptor, 100) == b"page"
+    os.close(descriptor)
+    assert pipe.is_fifo()
+    named.write_text("before")
+    link.symlink_to(named.name)
+    write_whole(link, b"page")
+    assert link.is_symlink() and named.read_bytes() == b"page"
+
+
+def test_a_folder_is_told_where_a_file_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for folder in (tmp_path / "run", Path(), Path("/")):
+        with pytest.raises(IsADirectoryError) as error:
+            write_whole(folder, b"page")
+        assert error.value.filename == str(folder)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 @pytest.mark.parametrize("kind", ["offline", "live"])

@@ -275,14 +275,20 @@ class TableFile(StreamedTable):
 
 
 def write_whole(path: Path, text: bytes) -> None:
-    """A file that is there as a whole, or not at all."""
-    part = path.with_suffix(".part")
+    """A file that is there as a whole, or not at all. A device or a pipe is written to as it is,
+    since a file in its place would replace it. A link stays, and what it names is replaced.
+    """
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(text)
+            return
+        target = Path(os.path.realpath(path))
+        part = target.with_suffix(".part")
         with part.open("wb") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         # The caller asked for the file, and knows of no part.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
