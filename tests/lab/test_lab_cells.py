@@ -293,6 +293,16 @@ def test_reproduction_tells_what_differs(tmp_path: Path) -> None:
         list(first.rows("outcomes"))
 
 
+def test_what_was_interrupted_is_not_reproduced(tmp_path: Path) -> None:
+    """Without a table nothing would be compared, and all be equal."""
+    first = lab.run(scenario(), tmp_path / "run")
+    for table in first.tables:
+        first.folder.table(table).unlink()
+    with pytest.raises(lab.LabError, match="run: the run was interrupted: run it into this folder"):
+        lab.reproduce(tmp_path / "run", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 class Last:
     """Always the last backend: what a strategy in Python is at least."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kbe_nat.errors import ArgumentError, LabError
 from kbe_nat.lab.identity import canonical, scenario_hash
-from kbe_nat.lab.result import PART, Result
+from kbe_nat.lab.result import INTERRUPTED, PART, Result
 
 
 def check_comparable(results: Sequence[Result]) -> None:
@@ -35,9 +35,7 @@ def check_comparable(results: Sequence[Result]) -> None:
         if result.manifest.shard is not None:
             raise LabError(f"{result.folder.path}: {PART.format(result.manifest.shard)}")
         if not result.tables:
-            raise LabError(
-                f"{result.folder.path}: the run was interrupted: run it into this folder once more"
-            )
+            raise LabError(f"{result.folder.path}: {INTERRUPTED}")
     first, *others = results
     for other in others:
         refusal = f"{other.folder.path} cannot be compared with {first.folder.path}"

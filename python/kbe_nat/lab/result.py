@@ -153,5 +153,6 @@ def _frame(run: RunFolder, table: str, catalogue: Catalogue) -> "polars.DataFram
         return polars.read_csv(file, schema=schema)
 
 
+INTERRUPTED: Final = "the run was interrupted: run it into this folder once more"
 PART: Final = "holds shard {} alone: kbe-nat lab merge puts shards together"
 READERS: Final = {"text": str, "integer": int, "number": float}

@@ -25,7 +25,7 @@ from kbe_nat.lab.machine import facts, printable
 from kbe_nat.lab.parallel import Workers, executor
 from kbe_nat.lab.preflight import Origin, Source, named_errors, origin_of, warn_of_doubts
 from kbe_nat.lab.reading import AnyScenario, scenario_of, with_fields
-from kbe_nat.lab.result import PART, Result, write_parquet
+from kbe_nat.lab.result import INTERRUPTED, PART, Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.shards import Shard, shard_of
 
@@ -81,9 +81,12 @@ def reproduce(
     searched for where the first run found them; those that its caller gave are to be given again.
     Raises as `run` does.
     """
-    manifest = RunFolder(Path(directory)).manifest()
+    first = Result(directory)
+    manifest = first.manifest
     if manifest.shard is not None:
         raise LabError(f"{directory}: {PART.format(manifest.shard)}")
+    if not first.tables:
+        raise LabError(f"{directory}: {INTERRUPTED}")
     name = f"{directory}/manifest.json"
     origin = Origin(scenario_of(manifest.scenario, name), Path(manifest.folder), name)
     modules = map(Path, manifest.modules.values())
