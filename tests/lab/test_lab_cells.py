@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.scenarios import poisson, scenario, service, traffic
 from kbe_nat import lab
+from kbe_nat.__main__ import main
 from kbe_nat.lab.tables import TIMED
 from kbe_nat.model import Strategy
 
@@ -301,6 +302,23 @@ def test_what_was_interrupted_is_not_reproduced(tmp_path: Path) -> None:
     with pytest.raises(lab.LabError, match="run: the run was interrupted: run it into this folder"):
         lab.reproduce(tmp_path / "run", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_run_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lab.run(scenario(), "run")
+    Path("link").symlink_to("run")
+    for target in ("run", "link", str(tmp_path / "run")):
+        assert main(["lab", "reproduce", "run", "-d", target]) == 2
+        line = f"kbe-nat: {target}: it is the run itself: name another folder for the results\n"
+        assert capsys.readouterr().err == line
+    assert main(["lab", "reproduce", "run", "-d", "again"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["lab", "reproduce", "run", "-d", "again"]) == 0
+    line = "kbe-nat: again: this run was finished before; it is compared as it is\n"
+    assert capsys.readouterr().err == line
 
 
 class Last:

@@ -217,7 +217,7 @@ def run(
             repeats=repeats,
             jobs=workers,
             shard=part,
-            watch=_start_told(directory, watch),
+            watch=_start_told(directory, watch, "this is its report"),
         )
     if part is not None:
         show(f"{directory}: shard {part} is finished; kbe-nat lab merge puts shards together.")
@@ -286,6 +286,7 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="kbe-nat-lab-") as temporary:
         place = target or Path(temporary) / "run"
         with _interruptible(target), run_progress(str(directory), place) as watch:
+            watch = _start_told(place, watch, "it is compared as it is")
             second = reproduce_run(directory, place, jobs=jobs or 1, watch=watch)
         lines = differences(Result(directory), second)
     for line in lines:
@@ -322,14 +323,14 @@ def _doubts_told() -> Iterator[None]:
         yield
 
 
-def _start_told(directory: Path, watch: Watch) -> Watch:
-    """Says first what an earlier run has left in the folder."""
+def _start_told(directory: Path, watch: Watch, use: str) -> Watch:
+    """Says first what an earlier run has left in the folder, and what becomes of a finished one."""
     is_told = False
 
     def tell(done: int, total: int) -> None:
         nonlocal is_told
         if not is_told and done == total:
-            warn(f"{directory}: this run was finished before; this is its report")
+            warn(f"{directory}: this run was finished before; {use}")
         elif not is_told and done:
             warn(f"{directory}: {done} of {total} cells were finished before; the run goes on")
         is_told = True

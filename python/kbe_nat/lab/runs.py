@@ -87,6 +87,8 @@ def reproduce(
         raise LabError(f"{directory}: {PART.format(manifest.shard)}")
     if not first.tables:
         raise LabError(f"{directory}: {INTERRUPTED}")
+    if Path(target).resolve() == Path(directory).resolve():
+        raise LabError(f"{target}: it is the run itself: name another folder for the results")
     name = f"{directory}/manifest.json"
     origin = Origin(scenario_of(manifest.scenario, name), Path(manifest.folder), name)
     modules = map(Path, manifest.modules.values())
