@@ -294,6 +294,18 @@ def test_reproduction_tells_what_differs(tmp_path: Path) -> None:
         list(first.rows("outcomes"))
 
 
+def test_reproduction_tells_that_a_trace_has_changed(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time,client,bytes,lifetime\n0,1,100,1\n")
+    arrivals = {"kind": "trace", "file": str(trace)}
+    first = lab.run(scenario(traffic=[{"service": "web", "arrivals": arrivals}]), tmp_path / "run")
+    trace.write_text("time,client,bytes,lifetime\n0,1,100,1\n1,1,100,1\n")
+    lines = lab.differences(first, lab.reproduce(tmp_path / "run", tmp_path / "again"))
+    words = "the files of traces, or what this revision does in a cell, have changed"
+    assert lines[0] == f"manifest: {words} since the first run"
+    assert any(line.startswith("outcomes: line 2: offered 1 -> 2") for line in lines)
+
+
 def test_what_was_interrupted_is_not_reproduced(tmp_path: Path) -> None:
     """Without a table nothing would be compared, and all be equal."""
     first = lab.run(scenario(), tmp_path / "run")

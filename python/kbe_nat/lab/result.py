@@ -93,12 +93,19 @@ def differences(first: Result, second: Result, limit: int = 20) -> list[str]:
         old, new = here.machine.get(name), there.machine.get(name)
         if old != new:
             lines.append(f"manifest: {name} was {old} and is {new}")
+    # Those of a live run are ways, which do not depend on files.
+    if not isinstance(first.scenario, LiveScenario) and _keys(here) != _keys(there):
+        lines.append(f"manifest: {OTHER_CELLS} since the first run")
     for table in first.tables:
         if table not in first.catalogue.timed:
             lines += _row_differences(table, first, second, limit)
     if isinstance(first.scenario, LiveScenario):
         lines += sorted(median_differences(first.rows("medians"), second.rows("medians")))
     return lines
+
+
+def _keys(manifest: Manifest) -> list[str]:
+    return [cell["key"] for cell in manifest.cells]
 
 
 def has_different_rows(lines: Sequence[str]) -> bool:
@@ -154,5 +161,6 @@ def _frame(run: RunFolder, table: str, catalogue: Catalogue) -> "polars.DataFram
 
 
 INTERRUPTED: Final = "the run was interrupted: run it into this folder once more"
+OTHER_CELLS: Final = "the files of traces, or what this revision does in a cell, have changed"
 PART: Final = "holds shard {} alone: kbe-nat lab merge puts shards together"
 READERS: Final = {"text": str, "integer": int, "number": float}

@@ -25,7 +25,7 @@ from kbe_nat.lab.machine import facts, printable
 from kbe_nat.lab.parallel import Workers, executor
 from kbe_nat.lab.preflight import Origin, Source, named_errors, origin_of, warn_of_doubts
 from kbe_nat.lab.reading import AnyScenario, scenario_of, with_fields
-from kbe_nat.lab.result import INTERRUPTED, PART, Result, write_parquet
+from kbe_nat.lab.result import INTERRUPTED, OTHER_CELLS, PART, Result, write_parquet
 from kbe_nat.lab.scenario import Scenario
 from kbe_nat.lab.shards import Shard, shard_of
 
@@ -255,10 +255,7 @@ def _check_resumption(
     if before != now:
         raise LabError(f"{run.path}: was begun as {before}, and this is {now}; {ELSEWHERE}")
     if manifest.skipped == work.skipped and manifest.cells != work.descriptions:
-        raise LabError(
-            f"{run.path}: the files of traces, or what this revision does in a cell, have changed "
-            f"since the run was begun; {ELSEWHERE}"
-        )
+        raise LabError(f"{run.path}: {OTHER_CELLS} since the run was begun; {ELSEWHERE}")
     if manifest.skipped != work.skipped:
         before, after = (
             ", ".join(row["way"] for row in rows) or "none"
