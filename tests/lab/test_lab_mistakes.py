@@ -98,6 +98,22 @@ def test_what_would_make_no_grid_is_told_before_it_runs(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "values", "reason"),
+    [
+        ("services[0].backends[0].cuont", [1, 2], "services[0].backends[0]: 'cuont' is none of"),
+        ("services[0].backends[0].count", [-1, 2], "services[0].backends[0].count: expected int"),
+    ],
+)
+def test_a_mistake_of_a_sweep_is_told_once_and_where_it_is(
+    field: str, values: list[int], reason: str
+) -> None:
+    with pytest.raises(lab.ScenarioError) as error:
+        lab.scenario_of(scenario(sweep=[{"field": field, "values": values}]))
+    ((path, words),) = error.value.mistakes
+    assert path == "sweep[0]" and words.startswith(reason)
+
+
 def trace(file: str) -> dict[str, Any]:
     return scenario(traffic=[traffic(arrivals={"kind": "trace", "file": file})])
 

@@ -179,7 +179,7 @@ ROWS: list[tuple[dict[str, Any], str]] = [
             "sweep": [{"field": "strategies[0].buckets", "values": [9, 1]}],
             "strategies": [{"name": "anchor"}],
         },
-        "strategies[0].buckets: web has 2 units of weight at 0 s, and anchor 1 buckets",
+        "sweep[0]: strategies[0].buckets: web has 2 units of weight at 0 s, and anchor 1 buckets",
     ),
     ({"timeouts": {"udp": 40_000_000}}, "timeouts.udp: 4e+07 is not from 0 to 31,536,000 s"),
     ({"outputs": ["seconds", "seconds"]}, "outputs: one of them is there twice"),

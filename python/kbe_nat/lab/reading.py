@@ -161,17 +161,22 @@ def _misfits(scenario: Scenario) -> list[Mistake]:
 
 
 def _sweep_mistakes(scenario: Scenario, origin: str) -> Iterator[Mistake]:
-    """Of each value alone; `kbe_nat.lab.cells` checks them together."""
+    """Of each value alone; `kbe_nat.lab.cells` checks them together. What the scenario says at the
+    field is right, so a mistake stands where the sweep is; all values may have it in common.
+    """
     if not scenario.sweep:
         return
     document = msgspec.to_builtins(msgspec.structs.replace(scenario, sweep=()))
     for place, sweep in enumerate(scenario.sweep):
+        where = f"sweep[{place}].field"
+        reasons: dict[Mistake, None] = {}
         for value in sweep.values:
-            where = f"sweep[{place}].field"
             try:
                 offline_scenario_of(with_value(document, sweep.field, value, origin, where), origin)
             except ScenarioError as error:
-                yield from error.mistakes
+                reasons.update(dict.fromkeys(error.mistakes))
+        for path, reason in reasons:
+            yield (path, reason) if path == where else (f"sweep[{place}]", f"{path}: {reason}")
 
 
 def with_value(
