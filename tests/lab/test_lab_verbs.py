@@ -67,6 +67,18 @@ def test_validate(capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str)
     assert "is no file, and no scenario of the gallery: affinity, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_scenario_from_a_pipe(tmp_path: Path, name: str) -> None:
+    """It can be read once. Its paths begin where the command is given."""
+    (tmp_path / "trace.csv").write_text("time,client,bytes,lifetime\n0,1,100,1\n")
+    arrivals = {"kind": "trace", "file": "trace.csv"}
+    text = json.dumps(scenario(traffic=[{"service": "web", "arrivals": arrivals}]))
+    for arguments in (["validate", name], ["run", name, "-d", "run"], ["run", name, "-d", "run"]):
+        command = [sys.executable, "-m", "kbe_nat", "lab", *arguments]
+        subprocess.run(command, cwd=tmp_path, input=text.encode(), check=True)
+    assert main(["lab", "reproduce", str(tmp_path / "run")]) == 0
+
+
 def test_run_report_and_reproduce(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, file: str
 ) -> None:

@@ -31,7 +31,7 @@ from kbe_nat.lab.folder import RunFolder
 from kbe_nat.lab.html import write_report
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.parallel import RESUME, Cluster, Workers
-from kbe_nat.lab.preflight import LabWarning
+from kbe_nat.lab.preflight import LabWarning, origin_of
 from kbe_nat.lab.preflight import validate as validate_scenario
 from kbe_nat.lab.reading import KIND, AnyScenario, gallery, read_scenario, scenario_file
 from kbe_nat.lab.report import headline
@@ -43,6 +43,7 @@ from kbe_nat.lab.runs import run as run_scenario
 from kbe_nat.lab.shards import merge as merge_shards
 from kbe_nat.lab.shards import shard_of
 from kbe_nat.playground.privileges import ensure_root
+from kbe_nat.sources.manifests.files import is_stream
 
 lab = VerbGroup(
     "lab", "Balancing strategies compared by simulation, and ways through a node on real packets."
@@ -57,7 +58,7 @@ class ScenarioWord(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click. Raises `ScenarioError`, and `FileError` for a file that is not there."""
         path = scenario_file(value)
-        if not path.exists():
+        if not is_stream(value) and not path.exists():
             raise FileError(f"{path}: No such file or directory")
         return value
 
@@ -144,8 +145,9 @@ def validate(names: Annotated[list[str], Argument(metavar="NAME|FILE")]) -> None
     is_wrong = False
     for name in names:
         try:
-            doubts = validate_scenario(name)
-            show(f"{name}: {read_scenario(name)[0].name} is valid")
+            origin = origin_of(name)
+            doubts = validate_scenario(origin)
+            show(f"{name}: {origin.scenario.name} is valid")
             warn(*(f"{name}: {line}" for line in doubts))
         except ScenarioError as error:
             is_wrong = True
@@ -206,12 +208,13 @@ def run(
     """
     part = None if shard is None else shard_of(shard)
     workers = _workers(jobs, backend, scheduler)
-    _ensure_privileges(name, read_scenario(name)[0])
+    origin = origin_of(name)
+    _ensure_privileges(name, origin.scenario)
     # Strategies in Python lie beside the work, as a program's modules do.
     sys.path.insert(0, "")
     with _interruptible(directory), _doubts_told(), run_progress(name, directory) as watch:
         result = run_scenario(
-            name,
+            origin,
             directory,
             seed=seed,
             repeats=repeats,

@@ -18,9 +18,7 @@ from kbe_nat.lab.live.execution import check_ways
 from kbe_nat.lab.live.scenario import LiveScenario
 from kbe_nat.lab.reading import AnyScenario, read_scenario, scenario_of, with_fields
 from kbe_nat.lab.scenario import Scenario
-
-Source: TypeAlias = AnyScenario | Mapping[str, Any] | str | Path
-"""A scenario as a value, as a mapping as YAML has it, as a file, or by its name in the gallery."""
+from kbe_nat.sources.manifests.files import label
 
 
 class LabWarning(UserWarning):
@@ -37,8 +35,16 @@ class Origin(NamedTuple):
     """As messages call it: its file, or its own name."""
 
 
+Source: TypeAlias = AnyScenario | Mapping[str, Any] | str | Path | Origin
+"""A scenario as a value, as a mapping as YAML has it, as a file, or by its name in the gallery; or
+what was made of one of these: a pipe can be read once.
+"""
+
+
 def origin_of(source: Source) -> Origin:
     """Raises `ScenarioError`, `FileError` for a file that cannot be read, and `ArgumentError`."""
+    if isinstance(source, Origin):
+        return source
     if isinstance(source, Scenario | LiveScenario):
         # Python's values are not checked when they are made.
         value = with_fields(source)
@@ -50,7 +56,7 @@ def origin_of(source: Source) -> Origin:
         kinds = "a Scenario, a mapping, a file or a name of the gallery"
         raise ArgumentError(f"scenario: {kinds} is expected, not {type(source).__name__}")
     value, folder = read_scenario(source)
-    return Origin(value, folder, str(source))
+    return Origin(value, folder, label(str(source)))
 
 
 @contextmanager

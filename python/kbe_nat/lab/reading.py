@@ -24,7 +24,7 @@ from kbe_nat.sources.manifests.documents import (
     check_text,
     parse_documents,
 )
-from kbe_nat.sources.manifests.files import content, label
+from kbe_nat.sources.manifests.files import content, is_stream, label
 from kbe_nat.spelling import hint, none_of
 
 OFFLINE: Final = "offline"
@@ -41,11 +41,12 @@ Kind = TypeVar("Kind", Scenario, LiveScenario)
 
 def read_scenario(name: str | Path) -> tuple[AnyScenario, Path]:
     """The scenario of a file, or the gallery's of this name, with the folder that paths in it begin
-    at. Raises `ScenarioError`, and `FileError` for a file that cannot be read.
+    at: of a pipe the working directory. Raises `ScenarioError`, and `FileError` for a file that
+    cannot be read.
     """
     path = scenario_file(name)
-    origin = path.name if path.parent == GALLERY else str(name)
-    return scenario_of(_document(path), origin), path.parent
+    origin = path.name if path.parent == GALLERY else label(str(name))
+    return scenario_of(_document(path), origin), Path() if is_stream(str(path)) else path.parent
 
 
 def scenario_file(name: str | Path) -> Path:
@@ -53,6 +54,8 @@ def scenario_file(name: str | Path) -> Path:
     its name is meant. Raises `ScenarioError` where there is none.
     """
     path, name = Path(name), str(name)
+    if is_stream(name):
+        return path
     entry = GALLERY / f"{name}.yaml"
     is_word = "/" not in name and not path.suffix
     if is_word and entry.exists() and (path.is_dir() or not path.exists()):
