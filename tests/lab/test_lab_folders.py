@@ -200,6 +200,23 @@ def test_a_file_takes_the_place_of_no_device_and_no_link(tmp_path: Path) -> None
     assert link.is_symlink() and named.read_bytes() == b"page"
 
 
+def test_a_file_that_is_written_leaves_those_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "page.part"
+    other.write_text("mine")
+    write_whole(tmp_path / "page.html", b"page")
+    assert other.read_text() == "mine"
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"page2\.html"):
+        write_whole(tmp_path / "page2.html", b"page")
+    assert {path.name for path in tmp_path.iterdir()} == {"page.part", "page.html"}
+
+
 def test_a_folder_is_told_where_a_file_is_wanted(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for folder in (tmp_path / "run", Path(), Path("/")):

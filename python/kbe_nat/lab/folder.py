@@ -12,7 +12,7 @@ import csv
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Protocol, TypeAlias
 
@@ -283,19 +283,25 @@ def write_whole(path: Path, text: bytes) -> None:
             path.write_bytes(text)
             return
         target = Path(os.path.realpath(path))
-        part = target.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+        # Beside a page there are files of others, such as another one of its stem.
+        part = target.with_name(PARTIAL.format(target.name))
+        try:
+            with part.open("wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     except OSError as error:
         # The caller asked for the file, and knows of no part.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 MANIFEST: Final = "manifest.json"
-BEGUN: Final = frozenset(("cells", "manifest.part"))
+PARTIAL: Final = ".{}.part"
+BEGUN: Final = frozenset(("cells", PARTIAL.format(MANIFEST)))
 """What a run leaves that ended before its manifest was there."""
 FACTS: Final = frozenset(("kbe_nat", "cpu", "kernel"))
 """Of the machine: reports name them."""
