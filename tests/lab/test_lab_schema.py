@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.scenarios import scenario, service, traffic
-from kbe_nat import lab
+from kbe_nat import TIMEOUTS, lab
 from kbe_nat.__main__ import main
 from kbe_nat.field_docs import docstrings
 from kbe_nat.lab.fields import page
@@ -31,6 +31,13 @@ def test_the_schema_and_its_page_are_published() -> None:
     published = json.loads((ROOT / "docs/lab-scenario.schema.json").read_text())
     assert published == DOCUMENT, "run tools/lab_schema.py"
     assert (ROOT / "docs/lab-scenario.md").read_text() == page(), "run tools/lab_schema.py"
+
+
+def test_names_of_timeouts_are_those_that_are_taken() -> None:
+    words = dict(properties())["Scenario.timeouts"]["description"].split("`")[1::2]
+    *names, listing = words
+    assert names and set(names) <= TIMEOUTS.keys()
+    assert listing == "kbe_nat.TIMEOUTS"
 
 
 def test_no_property_lacks_a_description() -> None:
