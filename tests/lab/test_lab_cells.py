@@ -316,6 +316,18 @@ def test_what_was_interrupted_is_not_reproduced(tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
 
+def test_a_table_that_is_missing_does_not_pass_for_equal(tmp_path: Path) -> None:
+    first = lab.run(scenario(), tmp_path / "run")
+    second = lab.reproduce(tmp_path / "run", tmp_path / "again")
+    first.folder.table("balance").unlink()
+    with pytest.raises(lab.LabError, match="run: the run has no table balance"):
+        lab.differences(first, second)
+    with pytest.raises(lab.LabError, match="run: the run has no table balance: run it once more"):
+        lab.reproduce(tmp_path / "run", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+    assert lab.differences(lab.run(scenario(), tmp_path / "run"), second) == []
+
+
 def test_a_run_is_not_compared_with_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,9 @@ def reproduce(
         raise LabError(f"{directory}: {PART.format(manifest.shard)}")
     if not first.tables:
         raise LabError(f"{directory}: {INTERRUPTED}")
+    for table in first.catalogue.tables:
+        if table not in first.tables and table not in first.catalogue.timed:
+            raise LabError(f"{directory}: the run has no table {table}: run it once more")
     if Path(target).resolve() == Path(directory).resolve():
         raise LabError(f"{target}: it is the run itself: name another folder for the results")
     name = f"{directory}/manifest.json"
