@@ -270,6 +270,16 @@ def test_a_capture_is_replayed(tmp_path: Path) -> None:
     assert next(iter(result.rows("outcomes")))["offered"] == 4
 
 
+def test_a_file_that_is_no_capture_is_named_once(tmp_path: Path) -> None:
+    file = tmp_path / "x.pcap"
+    file.write_text("time,client")
+    arrivals = {"kind": "trace", "file": str(file)}
+    with pytest.raises(lab.ScenarioError) as error:
+        lab.validate(scenario(traffic=[{"service": "web", "arrivals": arrivals}]))
+    reason = f"{file}: neither a pcap nor a pcapng file"
+    assert error.value.mistakes == (("traffic[0].arrivals.file", reason),)
+
+
 def test_the_gallery_is_valid_and_asks_questions() -> None:
     names = lab.gallery()
     assert len(names) >= 15

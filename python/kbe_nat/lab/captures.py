@@ -43,7 +43,8 @@ def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | s
     except OSError as error:
         return error.strerror or str(error)
     except CaptureError as error:
-        return str(error)
+        # Who asked for the file names it.
+        return str(error).removeprefix(f"{path}: ")
     # Captures of several queues need not be in the order of time.
     return sorted((row[0], int(row[1]), row[2], row[3]) for row in conversations.values())
 
