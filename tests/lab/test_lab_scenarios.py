@@ -270,6 +270,16 @@ def test_a_capture_is_replayed(tmp_path: Path) -> None:
     assert next(iter(result.rows("outcomes")))["offered"] == 4
 
 
+def test_a_capture_that_was_cut_is_told(tmp_path: Path) -> None:
+    packet = opening("tcp", ("10.9.0.1", 1000), ("192.0.2.1", 80))
+    file = tmp_path / "x.pcap"
+    file.write_bytes(pcap([(0, packet), (1, packet)])[:-1])
+    arrivals = {"kind": "trace", "file": str(file)}
+    (line,) = lab.validate(scenario(traffic=[{"service": "web", "arrivals": arrivals}]))
+    assert line.startswith("traffic[0].arrivals.file: it ends within packet 2")
+    assert line.endswith("; what is before it counts")
+
+
 def test_a_file_that_is_no_capture_is_named_once(tmp_path: Path) -> None:
     file = tmp_path / "x.pcap"
     file.write_text("time,client")

@@ -2,16 +2,19 @@
 
 from array import array
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from kbe_nat._native import CaptureReader
 from kbe_nat.errors import CaptureError
 from kbe_nat.packets import ends
 
+Row: TypeAlias = tuple[float, int, float, float]
+"""Start, client, bytes and seconds of life of a conversation."""
 
-def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | str:
-    """Start, client, bytes and seconds of life of each conversation in a capture, or what is wrong
-    with the file.
+
+def capture_connections(path: Path) -> tuple[list[Row], str | None] | str:
+    """The conversations in a capture, and the packet or block within which it ends, if it does; or
+    what is wrong with the file.
 
     A conversation is what has the same ends in either direction; its client is the sender of its
     first packet, and clients are numbered as they come. Memory grows with the conversations.
@@ -46,7 +49,8 @@ def capture_connections(path: Path) -> list[tuple[float, int, float, float]] | s
         # Who asked for the file names it.
         return str(error).removeprefix(f"{path}: ")
     # Captures of several queues need not be in the order of time.
-    return sorted((row[0], int(row[1]), row[2], row[3]) for row in conversations.values())
+    rows = sorted((row[0], int(row[1]), row[2], row[3]) for row in conversations.values())
+    return rows, reader.cut
 
 
 TRANSPORTS: Final = frozenset(("tcp", "udp", "sctp"))

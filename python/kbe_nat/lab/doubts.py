@@ -15,7 +15,7 @@ from kbe_nat.lab.scenario import (
     Trace,
     Traffic,
 )
-from kbe_nat.lab.traces import Connection, connections
+from kbe_nat.lab.traces import Connection, connections, cut
 from kbe_nat.lab.validation import source_nat_choice
 
 
@@ -27,6 +27,8 @@ def doubts(scenario: Scenario, folder: Path) -> Iterator[str]:
     for place, traffic in enumerate(scenario.traffic):
         rows = _rows(traffic, folder)
         yield from _trace(f"traffic[{place}]", scenario, traffic, rows)
+        if isinstance(traffic.arrivals, Trace) and (part := cut(folder / traffic.arrivals.file)):
+            yield f"traffic[{place}].arrivals.file: it ends within {part}; what is before it counts"
         count = max(row[1] for row in rows) + 1 if rows else traffic.clients.count
         clients = max(clients, count)
     for place, event in enumerate(scenario.timeline):

@@ -16,10 +16,23 @@ from kbe_nat.lab.captures import capture_connections
 
 Connection: TypeAlias = tuple[float, int, float, float]
 """Seconds from the start, client, bytes and seconds of life."""
+Content: TypeAlias = tuple[list[Connection], str | None] | str
+"""Connections, and within what the file ends."""
 
 
 def connections(path: Path) -> list[Connection] | str:
     """The connections of a trace in the order of time, or what is wrong with it."""
+    content = _content(path)
+    return content if isinstance(content, str) else content[0]
+
+
+def cut(path: Path) -> str | None:
+    """The packet or block within which a capture ends: there may be connections behind it."""
+    content = _content(path)
+    return None if isinstance(content, str) else content[1]
+
+
+def _content(path: Path) -> Content:
     version = _version(path)
     return version if isinstance(version, str) else _connections(path, version)
 
@@ -44,7 +57,7 @@ def _version(path: Path) -> tuple[int, int, int] | str:
 
 
 @lru_cache(16)
-def _connections(path: Path, _: tuple[int, int, int]) -> list[Connection] | str:
+def _connections(path: Path, _: tuple[int, int, int]) -> Content:
     if path.suffix in (".pcap", ".pcapng"):
         return capture_connections(path)
     rows: list[Connection] = []
@@ -61,7 +74,7 @@ def _connections(path: Path, _: tuple[int, int, int]) -> list[Connection] | str:
         return str(getattr(error, "strerror", None) or error)
     if any(min(row) < 0 or row[1] >= MAX_CLIENTS for row in rows):
         return "a number is negative, or a client's too large"
-    return sorted(rows)
+    return sorted(rows), None
 
 
 @lru_cache(16)
