@@ -122,7 +122,7 @@ class Closed(Kind, frozen=True):
 
 @documented
 class Trace(Kind, frozen=True):
-    """The connections of a file, in its order: CSV with the columns time, client, bytes and
+    """The connections of a file, by their times: CSV with the columns time, client, bytes and
     lifetime, or a capture (`.pcap`, `.pcapng`), whose clients are numbered as they come.
     """
 
