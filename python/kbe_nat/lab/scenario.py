@@ -488,9 +488,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     """Sizes of the tables of each node's engine."""
     timeouts: dict[str, float] = {}
-    """Seconds of the engine's timeouts, where not the defaults, by nf_conntrack's names without
-    nf_conntrack and timeout: `tcp_established`, `udp`, `udp_stream`. `kbe_nat.TIMEOUTS` has all.
-    """
+    """Seconds of the engine's timeouts, such as `udp_stream`; names are of `kbe_nat.TIMEOUTS`."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 1
     """The seed of each repeat follows from it."""
     repeats: Annotated[int, Meta(ge=1, le=10_000)] = 5
