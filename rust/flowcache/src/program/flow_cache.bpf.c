@@ -225,7 +225,9 @@ INLINE enum count translate(struct __sk_buff *packet, enum family family, struct
 		end(&arriving, &seen.leaving, family, view.flags);
 		return CLOSING;
 	}
-	flow->sequence = view.sequence;
+	/* Whoever forges a RST can forge a segment ahead of it: no number is far from the last one. */
+	if (is_near(view.sequence, flow->sequence))
+		flow->sequence = view.sequence;
 	flow->acknowledged = view.acknowledged;
 	__u64 now = now_coarse();
 	if (RARE(now > control.alive_until))

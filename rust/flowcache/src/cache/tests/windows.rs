@@ -84,6 +84,20 @@ fn what_ends_no_connection_is_dropped_and_leaves_the_entry() {
 }
 
 #[test]
+fn a_segment_that_is_forged_as_well_helps_no_forged_reset() {
+    for addresses in [V4, V6] {
+        let connection = Connection::of(addresses);
+        let Some(cache) = connection.cache() else { return };
+        let far = CLIENT.wrapping_add(1 << 31);
+        for flags in [ACK, RST, FIN | ACK] {
+            let forged = segment(&connection.questions[0], flags, [far, ENDPOINT]);
+            let expected = if flags == ACK { REDIRECT } else { DROP };
+            assert_eq!(sent(&cache, &forged).0, expected, "{flags}");
+        }
+    }
+}
+
+#[test]
 fn what_ends_a_connection_goes_the_kernels_way() {
     for addresses in [V4, V6] {
         let connection = Connection::of(addresses);
@@ -91,9 +105,11 @@ fn what_ends_a_connection_goes_the_kernels_way() {
         for (ahead, distance) in [(0, 0), (0, 3 * MIB), (20 * MIB, 20 * MIB), (20 * MIB, 0)] {
             for flags in [RST, FIN | ACK] {
                 let Some(cache) = connection.cache() else { return };
-                let number = CLIENT.wrapping_add(ahead);
-                let question = segment(&connection.questions[0], ACK, [number, ENDPOINT]);
-                assert_eq!(sent(&cache, &question).0, REDIRECT);
+                for sent_bytes in (0..=ahead).step_by(2 * MIB as usize) {
+                    let numbers = [CLIENT.wrapping_add(sent_bytes), ENDPOINT];
+                    let question = segment(&connection.questions[0], ACK, numbers);
+                    assert_eq!(sent(&cache, &question).0, REDIRECT);
+                }
                 let number = CLIENT.wrapping_add(distance);
                 let last = segment(&connection.questions[0], flags, [number, 0]);
                 assert_eq!(sent(&cache, &last), (NEXT, last), "{ahead} {distance} {flags}");

@@ -1,5 +1,5 @@
 //! Written by tools/flow_cache_program.py from flow_cache.bpf.c and its headers.
-//! Source: sha256 833c4f1bf64a3da59eddf77d681d539576df991787e314c956203271c37d37d5
+//! Source: sha256 f1a9a5f4cfd22c288a83a023bb60efbd6f30a63088d255c17ac630f7019fb6ba
 //! Compiler: Debian clang version 14.0.6
 
 use crate::program::{MapName, Program};
