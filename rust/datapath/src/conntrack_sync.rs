@@ -328,9 +328,8 @@ impl ConntrackSync {
             let mut engine = lock(engine);
             for change in batch {
                 match change {
-                    // The outcome may be to end the flow: that is left to resyncs, see above.
                     Change::New(entry) => {
-                        let _ = engine.note_begin(now, &kernel_flow(entry), resync.as_deref_mut());
+                        engine.note_begin(now, &kernel_flow(entry), resync.as_deref_mut());
                     }
                     Change::Updated(entry) => engine.note_update(now, &kernel_flow(entry)),
                     Change::Ended(entry) => {

@@ -129,13 +129,13 @@ fn the_kernels_answer_gives_the_time_of_an_offloaded_connection() {
         let client = family.client(1, 1000);
         let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
         let flow = kernel_flow(Protocol::TCP, client, family, backend);
-        let _ = scene.engine.note_begin(scene.now, &flow, None);
+        let _ = scene.engine.observe(scene.now, &flow, None);
         scene.pass(0.06);
         let answered = KernelFlow { state: Some(2), is_replied: true, ..flow };
         let other = KernelFlow { reply: (family.backend(77), client), ..answered };
         assert!(!scene.engine.note_answer(scene.now, &other), "another backend's");
         // A look at all flows tells of the answer, but not when it came.
-        let _ = scene.engine.note_begin(scene.now, &answered, None);
+        let _ = scene.engine.observe(scene.now, &answered, None);
         assert_eq!(times(&scene).1, 0);
         assert!(scene.engine.note_answer(scene.now, &answered));
         assert!(!scene.engine.note_answer(scene.now, &answered), "once");
@@ -154,7 +154,7 @@ fn a_connection_whose_syn_was_not_seen_is_not_timed() {
             ..kernel_flow(Protocol::TCP, client, family, family.backend(1))
         };
         assert!(!scene.engine.note_answer(scene.now, &flow), "of a flow that is not known");
-        let _ = scene.engine.note_begin(scene.now, &flow, None);
+        let _ = scene.engine.observe(scene.now, &flow, None);
         assert!(!scene.engine.note_answer(scene.now, &flow), "the standby has served it");
     }
 }
@@ -191,7 +191,7 @@ fn is_at_late_one(scene: &mut Scene, family: Family, number: u32, is_offloaded: 
     let is_late = connection.backend == family.backend(1);
     if is_offloaded {
         let flow = kernel_flow(Protocol::TCP, client, family, connection.backend);
-        let _ = scene.engine.note_begin(scene.now, &flow, None);
+        let _ = scene.engine.observe(scene.now, &flow, None);
         scene.pass(if is_late { 0.06 } else { 0.001 });
         assert!(scene.engine.note_answer(scene.now, &flow));
     } else {

@@ -90,7 +90,7 @@ fn a_change_of_a_kernels_flow_is_seen_once() {
             ..kernel_flow(Protocol::TCP, family.client(1, 99), family, family.backend(0))
         };
         (flow.is_replied, flow.is_assured) = (false, false);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(names(&mut scene.engine), [("NEW", Some("SYN_SENT"))]);
         let mut see = |state, is_replied, is_assured| {
             let flow = KernelFlow { state: Some(state), is_replied, is_assured, ..flow };
@@ -112,7 +112,7 @@ fn an_answer_and_an_assurance_are_updates_of_a_flow_without_states() {
         scene.engine.watch(100);
         let mut flow = kernel_flow(Protocol::UDP, family.client(1, 99), family, family.backend(0));
         (flow.is_replied, flow.is_assured) = (false, false);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(names(&mut scene.engine), [("NEW", None)]);
         let mut see = |is_replied, is_assured| {
             scene.engine.note_update(scene.now, &KernelFlow { is_replied, is_assured, ..flow });
@@ -131,7 +131,7 @@ fn a_change_begins_no_flow() {
         let flow = kernel_flow(Protocol::TCP, family.client(1, 99), family, family.backend(0));
         scene.engine.note_update(scene.now, &flow);
         assert_eq!(scene.engine.occupancy().flows, 0, "the engine has not heard of it");
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
         scene.engine.watch(100);
         scene.engine.note_update(scene.now, &flow);

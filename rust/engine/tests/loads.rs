@@ -73,7 +73,7 @@ fn flows_of_the_kernel_close_as_it_says() {
             is_replied: true,
             ..kernel_flow(Protocol::TCP, client, family, family.backend(backend))
         };
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     };
     for client in 1000..1010 {
         seen(&mut scene, 0, client, 3);
@@ -118,7 +118,7 @@ fn connections_that_are_over_are_counted_apart() {
                     family.backend(0),
                 )
             };
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         }
         let services = scene.engine.service_stats();
         let service = services.iter().find(|each| each.traffic.flows > 0).expect("one is served");

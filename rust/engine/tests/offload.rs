@@ -14,7 +14,7 @@ fn a_carried_flow_ends_when_the_kernel_says_so() {
         let client = family.client(1, 1000);
         let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
         let flow = kernel_flow(Protocol::TCP, client, family, backend);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        scene.engine.note_begin(scene.now, &flow, None);
         scene.sweep(1e6);
         assert_eq!(scene.active(), 1, "no deadline of ours ends it");
         let counted = KernelFlow { counters: Some([(7, 700), (1 << 33, 800)]), ..flow };
@@ -38,7 +38,7 @@ fn a_flow_is_offloaded_from_the_kernels_word_on() {
         let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
         let flow = kernel_flow(Protocol::TCP, client, family, backend);
         assert!(!scene.engine.has_offloaded(&flow), "only decided about");
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert!(scene.engine.has_offloaded(&flow));
         let reply = (family.backend(77), client);
         assert!(!scene.engine.has_offloaded(&KernelFlow { reply, ..flow }), "another backend's");
@@ -60,19 +60,22 @@ fn the_end_of_a_former_flow_is_not_that_of_the_one_which_was_decided_since() {
 
 #[test]
 fn the_end_of_a_former_flow_may_be_told_after_a_look_has_found_the_next_one() {
-    for (family, is_full) in
-        FAMILIES.into_iter().flat_map(|family| [(family, true), (family, false)])
+    for (family, protocol) in
+        FAMILIES.into_iter().flat_map(|family| [(family, Protocol::TCP), (family, Protocol::UDP)])
     {
         let mut scene = Scene::plain(Config::default());
         let client = family.client(1, 1000);
-        let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
-        let flow = kernel_flow(Protocol::TCP, client, family, backend);
+        let first = match protocol {
+            Protocol::UDP => udp(client, family.vip(), b"first"),
+            _ => tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)),
+        };
+        let (_, backend) = scene.translate(first);
+        let flow = kernel_flow(protocol, client, family, backend);
         let mut resync = Resync::default();
-        let look = is_full.then_some(&mut resync);
-        assert_eq!(scene.engine.observe(scene.now, &flow, look), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, Some(&mut resync)), Outcome::Keep);
         scene.engine.note_end(scene.now, &flow);
         assert_eq!(scene.active(), 1, "the kernel has not told how it began");
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        scene.engine.note_begin(scene.now, &flow, None);
         scene.engine.note_end(scene.now, &flow);
         assert_eq!(scene.active(), 0);
         let stats = scene.engine.service_stats();
@@ -91,7 +94,7 @@ fn a_look_that_shows_a_former_flow_leaves_the_next_one() {
         assert_eq!(scene.engine.observe(scene.now, &former, None), Outcome::Keep);
         assert_eq!(scene.flows()[0].reply_source, backend);
         scene.engine.note_end(scene.now, &former);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        scene.engine.note_begin(scene.now, &flow, None);
         let stats = scene.engine.service_stats();
         assert_eq!(stats.iter().map(|own| own.traffic.flows).sum::<u64>(), 1);
     }
@@ -142,7 +145,7 @@ fn f40_the_kernels_states_are_known_by_their_names() {
                 is_replied: true,
                 ..kernel_flow(protocol, family.client(1, 1000), family, family.backend(1))
             };
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
             assert_eq!(scene.flows()[0].state, Some(name), "{number}");
         }
     }
@@ -166,7 +169,7 @@ fn a_packet_of_a_carried_connection_begins_a_new_one() {
     for _ in 0..50 {
         let (_, backend) = scene.translate(syn());
         assert_eq!(
-            scene.engine.note_begin(
+            scene.engine.observe(
                 scene.now,
                 &kernel_flow(Protocol::TCP, client, family, backend),
                 None
@@ -186,11 +189,7 @@ fn datagrams_that_were_queued_together_go_to_one_backend() {
     let client = family.client(1, 1000);
     let (_, first) = scene.translate(udp(client, family.vip(), b"one"));
     assert_eq!(
-        scene.engine.note_begin(
-            scene.now,
-            &kernel_flow(Protocol::UDP, client, family, first),
-            None
-        ),
+        scene.engine.observe(scene.now, &kernel_flow(Protocol::UDP, client, family, first), None),
         Outcome::Keep
     );
     scene.pass(0.1);
@@ -206,7 +205,7 @@ fn what_began_while_we_were_away_is_counted_and_what_ended_is_not() {
     let (one, two) = (family.client(1, 1000), family.client(2, 1000));
     for client in [one, two] {
         let flow = kernel_flow(Protocol::TCP, client, family, family.backend(1));
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     }
     assert_eq!(scene.active(), 2);
     let mut resync = Resync::default();
@@ -250,7 +249,7 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
         for (flow, packet) in &flows {
             let empty = scene.engine.checkpoint(scene.now).len();
             let taken = |scene: &mut Scene, flow: &KernelFlow| {
-                assert_eq!(scene.engine.note_begin(scene.now, flow, None), Outcome::Keep);
+                assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
                 scene.engine.note_end(scene.now, flow)
             };
             for over in
@@ -276,7 +275,7 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
                 "the kernel's, or nobody's"
             );
             // The kernel has it again, and says when it is over.
-            assert_eq!(scene.engine.note_begin(scene.now, flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.sweep(1000.0);
             assert_eq!(scene.active(), 1);
             assert!(scene.engine.note_end(scene.now, flow));
@@ -293,7 +292,7 @@ fn f139_a_flow_that_the_kernel_was_made_to_forget_goes_where_it_went_for_a_minut
             scene.serve(specs(family, 3));
         }
         let (flow, _) = &flows[0];
-        assert_eq!(scene.engine.note_begin(scene.now, flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
         assert!(scene.engine.note_end(scene.now, flow));
         scene.serve(specs(family, 1));
         let syn = tcp(client, family.vip(), &Tcp::new(SYN, 1, 0));
@@ -311,7 +310,7 @@ fn f139_a_datagram_that_is_quicker_than_the_event_goes_where_its_flow_went() {
             KernelFlow { timeout: Some(20), ..kernel_flow(Protocol::UDP, client, family, backend) };
         let datagram = || udp(client, family.vip(), b"x");
         for _ in 0..20 {
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            scene.engine.note_begin(scene.now, &flow, None);
             // Datagrams that were queued together with the first one prove nothing.
             scene.pass(15.0);
             assert_eq!(scene.translate(datagram()).1, backend, "no event has come");
@@ -320,20 +319,20 @@ fn f139_a_datagram_that_is_quicker_than_the_event_goes_where_its_flow_went() {
         }
         let mut backends = std::collections::HashSet::new();
         for _ in 0..40 {
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            scene.engine.note_begin(scene.now, &flow, None);
             scene.pass(25.0);
             backends.insert(scene.translate(datagram()).1);
             scene.engine.delete_flows(&Filter::default());
         }
         assert!(backends.len() > 1, "its time was over: it has ended by itself");
         // Deleted twice, and the second time before there was an answer.
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        scene.engine.note_begin(scene.now, &flow, None);
         for is_replied in [true, false] {
             assert!(scene.engine.note_end(scene.now, &KernelFlow { is_replied, ..flow }));
             assert_eq!(scene.translate(datagram()).1, backend);
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            scene.engine.note_begin(scene.now, &flow, None);
         }
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        scene.engine.note_begin(scene.now, &flow, None);
         scene.serve(specs(family, 1));
         assert_eq!(scene.translate(datagram()).1, family.backend(0), "its endpoint is gone");
     }
@@ -345,7 +344,7 @@ fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });
     let seen = |scene: &mut Scene, client, backend| {
         let flow = kernel_flow(Protocol::UDP, family.client(client, 99), family, backend);
-        scene.engine.note_begin(scene.now, &flow, None)
+        scene.engine.observe(scene.now, &flow, None)
     };
     assert_eq!(seen(&mut scene, 1, family.backend(0)), Outcome::Keep);
     assert_eq!(seen(&mut scene, 2, family.backend(0)), Outcome::Keep);
@@ -362,7 +361,7 @@ fn a_flow_that_is_deleted_is_ended_in_the_kernel_as_well() {
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert!(scene.engine.take_orphans().is_empty(), "it never got there");
     let flow = kernel_flow(Protocol::UDP, client, family, backend);
-    assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+    assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
     assert_eq!(scene.engine.delete_flows(&Filter::default()), 1);
     assert_eq!(scene.engine.take_orphans(), [(Protocol::UDP, client, family.vip())]);
     scene.expect(udp(client, family.client(9, 9), b"other"), Action::Pass, Cause::NotOurs);
@@ -386,7 +385,7 @@ fn packets_of_flows_that_another_proxy_has_begun_pass_to_the_kernel() {
             (flow(Protocol::SCTP, Some(4)), sctp(client, family.vip(), 0, b"data")),
         ];
         for (flow, packet) in &flows {
-            assert_eq!(scene.engine.note_begin(scene.now, flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.sweep(1000.0);
             for _ in 0..3 {
                 scene.expect(packet.clone(), Action::Pass, Cause::Established);
@@ -394,7 +393,7 @@ fn packets_of_flows_that_another_proxy_has_begun_pass_to_the_kernel() {
             scene.engine.note_end(scene.now, &KernelFlow { timeout: Some(0), ..*flow });
             scene.translate(packet.clone());
             // The kernel's former flow of the same ends changes nothing of what is translated now.
-            assert_eq!(scene.engine.note_begin(scene.now, flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, flow, None), Outcome::Keep);
             scene.translate(packet.clone());
             scene.engine.delete_flows(&Filter::default());
             assert!(scene.engine.take_orphans().is_empty());
@@ -414,10 +413,10 @@ fn a_syn_on_a_connection_of_another_proxy_is_decided_when_that_is_over() {
         ..kernel_flow(Protocol::TCP, client, family, family.backend(1))
     };
     for state in 1..=6 {
-        assert_eq!(scene.engine.note_begin(scene.now, &flow(state), None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow(state), None), Outcome::Keep);
         scene.expect(syn(), Action::Pass, Cause::Established);
     }
-    assert_eq!(scene.engine.note_begin(scene.now, &flow(7), None), Outcome::Keep);
+    assert_eq!(scene.engine.observe(scene.now, &flow(7), None), Outcome::Keep);
     scene.translate(syn());
     assert_eq!(scene.engine.take_orphans(), [(Protocol::TCP, client, family.vip())]);
 }
@@ -432,7 +431,7 @@ fn errors_about_flows_of_another_proxy_pass_to_the_kernel() {
             is_replied: true,
             ..kernel_flow(Protocol::UDP, client, family, family.backend(1))
         };
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         let answer = udp(family.vip(), client, b"answer");
         let unreachable = if family == Family::V4 { (3, 3) } else { (1, 4) };
         let error = icmp(family.router(), family.vip().ip(), unreachable, [0; 4], &answer);
@@ -450,7 +449,7 @@ fn a_flow_is_as_old_as_the_kernel_says() {
                 age,
                 ..kernel_flow(Protocol::TCP, client(number), family, family.backend(0))
             };
-            assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+            assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         }
         scene.sweep(10.0);
         let mut ages: Vec<_> =

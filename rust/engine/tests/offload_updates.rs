@@ -14,7 +14,7 @@ fn flows_to_a_backend_that_is_gone_end_unless_they_were_answered() {
     let seen = |scene: &mut Scene, protocol, state, client| {
         let flow =
             KernelFlow { state, ..kernel_flow(protocol, family.client(client, 99), family, gone) };
-        scene.engine.note_begin(scene.now, &flow, None)
+        scene.engine.observe(scene.now, &flow, None)
     };
     assert_eq!(seen(&mut scene, Protocol::UDP, None, 3), Outcome::End);
     for (client, state) in [(4, Some(1)), (5, Some(1)), (6, Some(3))] {
@@ -40,14 +40,14 @@ fn f123_flows_of_a_service_port_that_is_gone_end_as_far_as_we_have_known_them() 
         let mut scene = Scene::plain(Config::default());
         let (known, unknown) = (family.client(4, 99), family.client(5, 99));
         let flow = |client| kernel_flow(Protocol::UDP, client, family, family.backend(1));
-        assert_eq!(scene.engine.note_begin(scene.now, &flow(known), None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow(known), None), Outcome::Keep);
         scene.serve(Vec::new());
         assert_eq!(
-            scene.engine.note_begin(scene.now, &flow(unknown), None),
+            scene.engine.observe(scene.now, &flow(unknown), None),
             Outcome::Keep,
             "nobody's"
         );
-        assert_eq!(scene.engine.note_begin(scene.now, &flow(known), None), Outcome::End);
+        assert_eq!(scene.engine.observe(scene.now, &flow(known), None), Outcome::End);
         assert_eq!(scene.active(), 0);
     }
 }
@@ -72,7 +72,7 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
         let seen = |scene: &mut Scene, protocol, client, backend| {
             let flow =
                 kernel_flow(protocol, family.client(client, 99), family, family.backend(backend));
-            scene.engine.note_begin(scene.now, &flow, None)
+            scene.engine.observe(scene.now, &flow, None)
         };
         for known in [true, false] {
             let client = if known { 1 } else { 11 };
@@ -97,13 +97,13 @@ fn f124_datagrams_stay_with_an_endpoint_that_serves_still_and_connections_are_as
                 ..kernel_flow(Protocol::SCTP, family.client(3, 99), family, family.backend(1))
             };
             assert_eq!(
-                scene.engine.note_begin(scene.now, &stays, None),
+                scene.engine.observe(scene.now, &stays, None),
                 Outcome::Keep,
                 "an association"
             );
             scene.pass(1.2);
             assert_eq!(
-                scene.engine.note_begin(scene.now, &stays, None),
+                scene.engine.observe(scene.now, &stays, None),
                 Outcome::Keep,
                 "an association"
             );
@@ -138,7 +138,7 @@ fn f122_entries_that_are_older_than_their_frontend_go() {
                 is_replied,
                 ..kernel_flow(protocol, client, family, family.vip())
             };
-            scene.engine.note_begin(scene.now, &flow, None)
+            scene.engine.observe(scene.now, &flow, None)
         };
         assert_eq!(seen(&mut scene, Protocol::UDP, None, false), Outcome::End);
         assert_eq!(
@@ -174,7 +174,7 @@ fn f122_an_endpoint_at_its_own_frontend_needs_no_translation() {
         let mut scene =
             Scene::new(Config::default(), vec![spec("default/u:", Protocol::UDP, vip, &[vip])]);
         let flow = kernel_flow(Protocol::UDP, family.client(1, 99), family, vip);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow, None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow, None), Outcome::Keep);
         assert_eq!(scene.active(), 1);
     }
 }
@@ -190,11 +190,7 @@ fn f122_what_passes_by_an_external_address_is_left_alone() {
     scene.node.addresses = vec![node.ip()];
     scene.serve(vec![external.clone()]);
     let seen = |scene: &mut Scene, client, backend| {
-        scene.engine.note_begin(
-            scene.now,
-            &kernel_flow(Protocol::UDP, client, family, backend),
-            None,
-        )
+        scene.engine.observe(scene.now, &kernel_flow(Protocol::UDP, client, family, backend), None)
     };
     // In iptables mode the node's own packets to it are not refused while nobody serves it.
     assert_eq!(seen(&mut scene, node, vip), Outcome::Keep);
@@ -214,7 +210,7 @@ fn f123_a_frontend_that_another_service_port_has_now_leads_where_that_goes() {
         };
         for client in [1, 2] {
             assert_eq!(
-                scene.engine.note_begin(scene.now, &flow(client, client as u8), None),
+                scene.engine.observe(scene.now, &flow(client, client as u8), None),
                 Outcome::Keep
             );
         }
@@ -223,8 +219,8 @@ fn f123_a_frontend_that_another_service_port_has_now_leads_where_that_goes() {
         former.frontends[0].port += 1;
         let now = spec("default/now:", Protocol::UDP, family.vip(), &[family.backend(1)]);
         scene.serve(vec![former, now]);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow(1, 1), None), Outcome::Keep);
-        assert_eq!(scene.engine.note_begin(scene.now, &flow(2, 2), None), Outcome::End);
+        assert_eq!(scene.engine.observe(scene.now, &flow(1, 1), None), Outcome::Keep);
+        assert_eq!(scene.engine.observe(scene.now, &flow(2, 2), None), Outcome::End);
         let [left] = &scene.flows()[..] else { panic!("one flow") };
         assert_eq!(left.service, "default/now:");
     }

@@ -58,7 +58,7 @@ impl<A: Address> Hot<A> {
     pub(crate) const OFFLOADED: u8 = 16;
     /// Flag: an operator has taken it out of the kernel's table after it was offloaded.
     pub(crate) const FORGOTTEN: u8 = 32;
-    /// A look at the kernel's flows has found it ahead of the event that tells of it.
+    /// Flag: a look at the kernel's flows has found it ahead of the event that tells of it.
     pub(crate) const AHEAD: u8 = 64;
 
     pub(crate) fn has(&self, flag: u8) -> bool {

@@ -67,17 +67,14 @@ impl Engine {
     /// datagrams go to an endpoint that serves, or are decided anew. A flow to no frontend is left
     /// alone. Cost: look-ups.
     pub fn observe(&mut self, now: u64, flow: &KernelFlow, resync: Option<&mut Resync>) -> Outcome {
-        self.note(now, flow, resync, false)
+        self.note(now, flow, resync, true)
     }
 
-    /// Takes note of an event: a flow has begun in the kernel. As [`Engine::observe`] otherwise.
-    pub fn note_begin(
-        &mut self,
-        now: u64,
-        flow: &KernelFlow,
-        resync: Option<&mut Resync>,
-    ) -> Outcome {
-        self.note(now, flow, resync, true)
+    /// Takes note of an event: a flow has begun in the kernel. As [`Engine::observe`], but that no
+    /// flow is to end.
+    pub fn note_begin(&mut self, now: u64, flow: &KernelFlow, resync: Option<&mut Resync>) {
+        // A later look finds what does not go where its frontend leads.
+        let _ = self.note(now, flow, resync, false);
     }
 
     /// Takes note that a flow has changed in the kernel. One that the engine does not know as the
@@ -138,17 +135,17 @@ impl Engine {
         now: u64,
         flow: &KernelFlow,
         resync: Option<&mut Resync>,
-        is_event: bool,
+        is_look: bool,
     ) -> Outcome {
         let tick = self.shared.clock.advance(now);
         match flow.original.0 {
             SocketAddr::V4(_) => {
                 let seen = resync.map(|resync| &mut resync.v4);
-                self.note_in::<Ipv4Addr>(tick, flow, seen, is_event)
+                self.note_in::<Ipv4Addr>(tick, flow, seen, is_look)
             }
             SocketAddr::V6(_) => {
                 let seen = resync.map(|resync| &mut resync.v6);
-                self.note_in::<Ipv6Addr>(tick, flow, seen, is_event)
+                self.note_in::<Ipv6Addr>(tick, flow, seen, is_look)
             }
         }
     }
@@ -158,15 +155,14 @@ impl Engine {
         now: Tick,
         flow: &KernelFlow,
         resync: Option<&mut HashSet<FlowId>>,
-        is_event: bool,
+        is_look: bool,
     ) -> Outcome {
         let (shared, family) = A::split(self);
         let (Some(original), Some(reply)) = (ends::<A>(flow.original), ends::<A>(flow.reply))
         else {
             return Outcome::Keep;
         };
-        let look = (!is_event).then_some(now);
-        let entry = match shared.entry_of(family, flow, original, look) {
+        let entry = match shared.entry_of(family, now, flow, original, is_look) {
             Ok(entry) => entry,
             Err(outcome) => return outcome,
         };
@@ -200,7 +196,7 @@ impl Engine {
             return Outcome::End;
         }
         // After a look, what events tell next may be of a former flow.
-        let is_ahead = look.is_some_and(|now| entry.is_some() && is_awaited(family, now, id));
+        let is_ahead = is_look && entry.is_some() && is_awaited(family, now, id);
         let flag = if is_ahead { Hot::<A>::AHEAD } else { 0 };
         family.flows.hot_mut(id).set_flags(Hot::<A>::AHEAD, flag);
         shared.update(family, now, id, flow);
@@ -285,21 +281,22 @@ impl Engine {
 
 impl Shared {
     /// The engine's own entry for a flow of the kernel, if there is one; `Err` where the flow is
-    /// none of its business. An entry that leads elsewhere ends, unless a look, which was at
-    /// `look`, shows a former flow.
+    /// none of its business. An entry that leads elsewhere ends, unless a look shows a
+    /// former flow.
     fn entry_of<A: EngineAddress>(
         &mut self,
         family: &mut FamilyState<A>,
+        now: Tick,
         flow: &KernelFlow,
         original: Ends<A>,
-        look: Option<Tick>,
+        is_look: bool,
     ) -> Result<Option<FlowId>, Outcome> {
         match family.flows.find(&Tuple { ends: original, protocol: flow.protocol }) {
             // The engine translates this one since; the kernel's is a former flow of the same ends.
             Some((id, _)) if self.translates_itself(family.flows.hot(id)) => Err(Outcome::Keep),
             Some((id, Direction::Original)) => {
                 let is_same = family.flows.hot(id).ends(Direction::Reply).source() == flow.reply.0;
-                if !is_same && look.is_some_and(|now| is_awaited(family, now, id)) {
+                if !is_same && is_look && is_awaited(family, now, id) {
                     return Err(Outcome::Keep);
                 }
                 if !is_same {
