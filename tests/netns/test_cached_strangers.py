@@ -59,7 +59,7 @@ def test_packets_that_ipsec_alone_may_bring_are_left_to_the_kernel(
                   "tmpl", "src", far, "dst", near, "proto", "esp", "mode", "tunnel")  # fmt: skip
     except PlaygroundError as error:
         pytest.skip(f"no policies of IPsec here: {error}")
-    eventually(lambda: "(dir fwd)" in own.explained())
+    eventually(lambda: "(ip xfrm, dir fwd)" in own.explained())
     before = counters(daemon)["cache-hits"]
     for _ in range(3):
         assert not own.is_cached()

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use kbe_nat_flowcache as flowcache;
 use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
-use kbe_nat_netlink::links::{ANY_DEVICE, Link, Links};
+use kbe_nat_netlink::links::{ANY_DEVICE, IPSEC_ALONE, Link, Links};
 
 use crate::bridges::Bridges;
 use crate::locking::lock;
@@ -266,10 +266,9 @@ pub fn uncached_devices() -> io::Result<Vec<(String, String)>> {
 /// Why packets of one flow may leave by a device in several ways.
 fn detour(detours: &HashSet<u32>, device: u32) -> Option<&'static str> {
     if detours.contains(&ANY_DEVICE) {
-        Some(
-            "a route or routing rule looks at each packet's DSCP or label (tos, dsfield), or IPsec \
-             lets only its own packets pass (dir fwd)",
-        )
+        Some("a route or routing rule looks at each packet's DSCP or label (tos, dsfield)")
+    } else if detours.contains(&IPSEC_ALONE) {
+        Some("a policy lets pass what IPsec has brought alone (ip xfrm, dir fwd)")
     } else if detours.contains(&device) {
         Some(
             "a route's program sees what leaves by it (encap bpf), or it encrypts (offload packet)",

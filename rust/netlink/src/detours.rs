@@ -12,8 +12,10 @@ use std::io;
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, attributes, close, open};
 use crate::exchange::Exchange;
 
-/// In a device's place: packets of any flow may leave in several ways, or not at all.
+/// In a device's place: packets of any flow may leave in several ways, by any devices.
 pub const ANY_DEVICE: u32 = 0;
+/// In a device's place: packets of any flow may not leave at all, unless IPsec has brought them.
+pub const IPSEC_ALONE: u32 = u32::MAX;
 
 /// Asks about these devices, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Detours {
         Ok(Self { routes: Exchange::open(libc::NETLINK_ROUTE)?, keys })
     }
 
-    /// The devices' numbers, or [`ANY_DEVICE`]. Cost: a dump of all routes, routing rules, next
+    /// The devices' numbers, [`ANY_DEVICE`] and [`IPSEC_ALONE`]. Cost: a dump of all routes, routing rules, next
     /// hops, keys and policies.
     ///
     /// # Errors
@@ -61,7 +63,7 @@ impl Detours {
             })?;
             keys.ask(&dump(XFRM_MSG_GETPOLICY, 0), |kind, message| {
                 let is_demanding = kind == XFRM_MSG_NEWPOLICY && demands_ipsec(message);
-                devices.extend(is_demanding.then_some(ANY_DEVICE));
+                devices.extend(is_demanding.then_some(IPSEC_ALONE));
             })?;
         }
         Ok(devices)

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use crate::attribute::{FLAG_DUMP, Head, NETLINK_HEADER, close, find, open};
-pub use crate::detours::ANY_DEVICE;
 use crate::detours::Detours;
+pub use crate::detours::{ANY_DEVICE, IPSEC_ALONE};
 use crate::doubts::SHARED_BLOCK;
 use crate::exchange::Exchange;
 
@@ -88,9 +88,10 @@ impl Links {
 
     /// The numbers of devices by which packets of one flow may leave in several ways: by programs
     /// of routes (`encap bpf`), or encrypted whole by the network card; [`ANY_DEVICE`] where routes
-    /// look at each packet (`tos`, `dsfield`). Doubts about [`crate::doubts::Topic::Detour`] and
-    /// `Ipsec` tell when these may change. Cost: a dump of all routes, routing rules, next hops and
-    /// keys of IPsec, for which CAP_NET_ADMIN is needed.
+    /// look at each packet (`tos`, `dsfield`), and [`IPSEC_ALONE`]. Doubts about
+    /// [`crate::doubts::Topic::Detour`] and `Ipsec` tell when these may change. Cost: a dump of all
+    /// routes, routing rules, next hops, and keys and policies of IPsec, for which CAP_NET_ADMIN is
+    /// needed.
     ///
     /// # Errors
     /// The system's.
