@@ -395,7 +395,8 @@ def flood(cluster: Cluster, family: Family, to: str) -> Iterator[None]:
         ) as own:
             own.bind((source, 0))
             while time.monotonic() < deadline and not is_over.is_set():
-                for number in range(1024, OWN_PORTS[0]):
+                # With more the node runs out of ports to masquerade with, and drops packets.
+                for number in range(1024, 46000):
                     with suppress(BlockingIOError, OSError):
                         own.sendto(traffic.udp(number, 80, b"first"), (to, 0))
                     if is_over.is_set():
@@ -455,8 +456,7 @@ def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
         assert clients.asked() == answers
         assert queued(daemon) == before
         assert {*stack.enter_context(opened()).asked()} == {"a", "b"}
-        # A question that is sent again before its answer has come waits there, too.
-        assert queued(daemon) - before >= 20
+        assert queued(daemon) - before == 20
 
 
 @FAMILIES
