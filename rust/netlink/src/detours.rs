@@ -38,8 +38,8 @@ impl Detours {
         Ok(Self { routes: Exchange::open(libc::NETLINK_ROUTE)?, keys })
     }
 
-    /// The devices' numbers, [`ANY_DEVICE`] and [`IPSEC_ALONE`]. Cost: a dump of all routes, routing rules, next
-    /// hops, keys and policies.
+    /// The devices' numbers, [`ANY_DEVICE`] and [`IPSEC_ALONE`]. Cost: a dump of all routes,
+    /// routing rules, next hops, keys and policies.
     ///
     /// # Errors
     /// The system's.
