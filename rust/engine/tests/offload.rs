@@ -339,6 +339,41 @@ fn f139_a_datagram_that_is_quicker_than_the_event_goes_where_its_flow_went() {
 }
 
 #[test]
+fn f139_a_segment_that_is_quicker_than_the_event_goes_where_its_flow_went() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let client = family.client(1, 1000);
+        let segment = || tcp(client, family.vip(), &Tcp::new(ACK, 7, 7));
+        // In mid-stream the client decides where it goes, so it is known beforehand.
+        let another = scene.translate(segment()).1;
+        scene.engine.delete_flows(&Filter::default());
+        let backend = family.backend(if another == family.backend(1) { 2 } else { 1 });
+        // All that the kernel has told: a SYN. The handshake is over since.
+        let flow = KernelFlow {
+            state: Some(1),
+            timeout: Some(120),
+            ..kernel_flow(Protocol::TCP, client, family, backend)
+        };
+        let over = KernelFlow { state: Some(3), is_replied: true, timeout: Some(86_399), ..flow };
+        scene.engine.note_begin(scene.now, &flow, None);
+        scene.pass(5.0);
+        assert_eq!(scene.translate(segment()).1, backend, "no event has come");
+        assert!(scene.engine.note_end(scene.now, &over));
+        scene.engine.note_begin(scene.now, &flow, None);
+        scene.pass(125.0);
+        assert_eq!(scene.translate(segment()).1, another, "its time was over");
+        scene.engine.delete_flows(&Filter::default());
+        // Its endpoint is gone, and it has been established: before the event and after it.
+        scene.engine.note_begin(scene.now, &flow, None);
+        scene.serve(specs(family, 1));
+        assert_eq!(scene.translate(segment()).1, backend);
+        assert!(scene.engine.note_end(scene.now, &over));
+        scene.serve(specs(family, 1));
+        assert_eq!(scene.translate(segment()).1, backend);
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });

@@ -221,14 +221,16 @@ impl Engine {
         if is_next || hot.ends(Direction::Reply).source() != flow.reply.0 {
             return false;
         }
-        // The event has the last counters: with its entry the kernel forgets them.
-        count(family, id, flow);
         // The entry of a datagram that came after another deletion has no answer yet.
         let is_replied = flow.is_replied || family.flows.hot(id).has(Hot::<A>::REPLIED);
         if !was_taken_out(&KernelFlow { is_replied, ..*flow }) {
+            // The event has the last counters: with its entry the kernel forgets them.
+            count(family, id, flow);
             shared.end_flow(family, id);
             return false;
         }
+        // Its last state too: that it was established, perhaps no event has told.
+        shared.update(family, now, id, flow);
         let deadline = now.saturating_add(ticks(REMEMBERED));
         let hot = family.flows.hot_mut(id);
         hot.set_flags(Hot::<A>::OFFLOADED, Hot::<A>::FORGOTTEN | Hot::<A>::REPLIED);

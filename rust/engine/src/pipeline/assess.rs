@@ -140,7 +140,8 @@ impl Shared {
             if has_left && !goes_on {
                 return Fate::Over(Ending::LeftKernel);
             }
-            let due = match self.review(family, id, direction) {
+            // Who goes on with a connection has had an answer.
+            let due = match self.review(family, id, direction, goes_on || is_answered(hot)) {
                 Ok(due) => due,
                 Err(ending) => return Fate::Over(ending),
             };
@@ -176,7 +177,10 @@ impl Shared {
     #[inline]
     fn was_deleted<A: Wire>(&self, hot: &Hot<A>) -> bool {
         match hot.protocol {
-            // Other states have short timeouts, and nothing tells when the kernel enters them.
+            // Nothing tells when the kernel enters another state than the first. That one's timeout
+            // is longer than a handshake takes, so until then a connection may well be open. The
+            // others are of connections that close, with short timeouts.
+            Protocol::TCP if hot.state.is_half_open() => !hot.is_expired(self.clock.tick()),
             Protocol::TCP => hot.state == State::TcpEstablished,
             // Each datagram renews the kernel's timeout, so it ends no flow before the time that it
             // last said. Whether there were answers since then is not known here.
@@ -186,12 +190,14 @@ impl Shared {
     }
 
     /// Whether a flow goes on that is expired, or whose backend was last found under other tables.
+    /// `is_answered`: its client knows that the backend is there.
     #[inline(never)]
     fn review<A: Wire>(
         &self,
         family: &FamilyState<A>,
         id: FlowId,
         direction: Direction,
+        is_answered: bool,
     ) -> Result<Review, Ending> {
         let (hot, now) = (family.flows.hot(id), self.clock.tick());
         // No deadline ends a flow that the kernel carries.
@@ -202,7 +208,7 @@ impl Shared {
         // says then whether the backend may keep the flow.
         let home = self.home(family, id);
         let is_connection = matches!(hot.protocol, Protocol::TCP | Protocol::SCTP);
-        let stays = stays(hot, is_connection, self.standing(family, id, home));
+        let stays = stays(is_connection, is_answered, self.standing(family, id, home));
         // Replies of UDP under way are worth passing on: no other backend would send them again.
         match direction {
             Direction::Reply if !stays && is_connection => Err(Ending::Cut),
@@ -281,12 +287,14 @@ impl Shared {
 
 /// Whether a flow goes on with a backend of this standing. A connection that was answered does in
 /// any case; deleting it would break graceful termination.
-fn stays<A: Wire>(hot: &Hot<A>, is_connection: bool, standing: Standing) -> bool {
-    let is_answered =
-        if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) };
+fn stays(is_connection: bool, is_answered: bool, standing: Standing) -> bool {
     match standing {
         Standing::Listed => true,
         Standing::Serving => !is_connection || is_answered,
         Standing::Gone => is_connection && is_answered,
     }
+}
+
+fn is_answered<A: Wire>(hot: &Hot<A>) -> bool {
+    if hot.state.is_tcp() { !hot.state.is_unanswered() } else { hot.has(Hot::<A>::REPLIED) }
 }
