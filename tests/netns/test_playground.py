@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,11 @@ class Playground:
         """By `up`."""
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, *arguments, "--state", str(self.state)]
+        command = self.command(*arguments)
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        return [*COMMAND, verb, "--state", str(self.state), *arguments]
 
     def __call__(self, *arguments: str) -> str:
         done = self.run(*arguments)
@@ -108,6 +112,37 @@ def test_what_up_says_can_be_pasted(playground: Playground) -> None:
     playground("up")
 
 
+def test_a_command_runs_inside(playground: Playground) -> None:
+    assert "10.0.2.100/24" in playground("exec", "client", "--", "ip", "-brief", "address")
+    done = playground.run("exec", "node", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+    typed = playground.command("exec", "node", "cat")
+    done = subprocess.run(typed, input="in", capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "in"
+    assert "COMMAND: is missing" in playground.fails("exec", "node")
+    missing = playground.run("exec", "node", "--", "no-such-command")
+    assert (missing.returncode, missing.stderr.count("\n")) == (127, 1)
+    assert "no-such-command" in missing.stderr
+
+
+def test_what_the_daemon_and_a_pod_write(playground: Playground) -> None:
+    assert "serving 0 service ports" in playground("logs")
+    with subprocess.Popen(
+        playground.command("logs", "-f", "node"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout and follower.stderr
+        playground("apply", "-f", str(SEED / "rc.yaml"), "-f", str(SEED / "svc.yaml"))
+        assert any("1 service port" in line for line in follower.stdout)
+        follower.send_signal(signal.SIGINT)
+        assert follower.stderr.read() == ""
+    assert follower.returncode == 130
+    [pod] = json.loads(playground("get", "pods", "-o", "json"))["items"]
+    assert "ready" in playground("logs", pod["name"])
+
+
 def pasted(line: str) -> subprocess.CompletedProcess[str]:
     name, *words = shlex.split(line)
     assert name == "kbe-nat"
@@ -138,6 +173,8 @@ def test_what_is_wrong_is_told_in_a_line(
         (("scale", "--replicas=2", "rc", "none"), 'replicationcontrollers "none"'),
         (("scale", "--replicas=2", "rc/none"), 'replicationcontrollers "none"'),
         (("curl", "--from", "moon", "172.17.0.3"), 'pods "moon"'),
+        (("exec", "moon", "--", "true"), 'pods "moon"'),
+        (("logs", "moon"), 'pods "moon"'),
         (("describe", "svc", "none"), 'services "none"'),
         (("describe", "po/none"), 'pods "none"'),
         (("rules", "svc/none"), 'services "none"'),

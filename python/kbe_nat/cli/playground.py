@@ -206,6 +206,48 @@ def curl(
 
 
 @playground.verb()
+def exec(
+    words: Annotated[
+        list[str],
+        Argument("node, client, or a pod's name, and what to run there.", "NAME -- COMMAND..."),
+    ],
+    state: StateFolder = STATE,
+) -> int:
+    """Run a command in the network of the node, the client or a pod, as `kubectl exec` does. Ends
+    with its exit code; the command sees this machine's files.
+
+    Examples:
+      kbe-nat playground exec node -- nft list ruleset
+      kbe-nat playground exec client -- ping -c 1 172.17.0.3
+    """
+    name, *command = words
+    network = World(state).network(name)
+    if not command:
+        raise SettingError("COMMAND", "is missing: NAME -- COMMAND...")
+    return subprocess.run((*network.prefix, *command), check=False).returncode
+
+
+@playground.verb()
+def logs(
+    name: Annotated[str, Argument("A pod's name, or node: the daemon's.")] = "node",
+    *,
+    is_followed: Annotated[
+        bool, Flag("--follow", "-f", help="Show what comes, too, until Ctrl-C.")
+    ] = False,
+    state: StateFolder = STATE,
+) -> int:
+    """Show what the daemon, or the server of a pod, has written.
+
+    Examples:
+      kbe-nat playground logs
+      kbe-nat playground logs -f
+    """
+    path = World(state).log(name)
+    command = ("tail", "--lines=+1", "--follow=name", "--retry") if is_followed else ("cat",)
+    return subprocess.run((*command, "--", str(path)), check=False).returncode
+
+
+@playground.verb()
 def rules(
     service: Annotated[
         str, Argument(help="The Service, as NAME or svc/NAME.", type=ServiceName())

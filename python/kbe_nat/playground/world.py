@@ -73,6 +73,7 @@ class World:
         self.socket = folder / "control.sock"
         self._objects = folder / "objects"
         self._file = folder / "state.json"
+        self._daemon_log = folder / "daemon.log"
         self._mark = folder / "playground"
         """Says that the folder is a playground's, whatever else is in it."""
 
@@ -103,7 +104,7 @@ class World:
         )
         files = ("--socket", str(self.socket), "--state", str(self._folder / "connections"))
         node = ("--node-address", NODE_ADDRESS, "--node-address", BRIDGE.partition("/")[0])
-        daemon = start((*command, *files, *node, *options), self._folder / "daemon.log")
+        daemon = start((*command, *files, *node, *options), self._daemon_log)
         self._write(State(daemon))
         self._wait(lambda: bool(self.status()), "the daemon does not answer")
 
@@ -200,6 +201,17 @@ class World:
             raise NotFoundError("pods", name)
         return Namespace(pod.network)
 
+    def log(self, name: str) -> Path:
+        """The file with the output of the node's daemon, or of a pod's server. Raises
+        `NotFoundError` for another name.
+        """
+        if name == "node":
+            self._state()
+            return self._daemon_log
+        if name not in self._state().pods:
+            raise NotFoundError("pods", name)
+        return self._server_log(name)
+
     def status(self) -> StatusRow:
         """How the daemon is. Raises `ControlError`."""
         (status,) = ask(self.socket, "status", StatusRow)
@@ -251,7 +263,7 @@ class World:
         network = Namespace(f"kbe-pod{state.pod_count}-{self._suffix}")
         network.make()
         wire_pod(self.node, network, pod.status.ip, f"veth{state.pod_count}")
-        log = self._folder / f"{pod.metadata.name}.log"
+        log = self._server_log(pod.metadata.name)
         server = start((*network.prefix, *POD_SERVER, str(ports[0])), log)
         state.pods[pod.metadata.name] = Pod(
             pod.metadata.name,
@@ -269,6 +281,9 @@ class World:
         self._wait(
             lambda: "ready" in log.read_text(), f"the server of {pod.metadata.name} does not start"
         )
+
+    def _server_log(self, pod: str) -> Path:
+        return self._folder / f"{pod}.log"
 
     def _end(self, pod: Pod) -> None:
         pod.server.end()
@@ -312,7 +327,7 @@ class World:
             if self._file.exists() and not self._state().daemon.is_alive:
                 break
             time.sleep(0.02)
-        log = self._folder / "daemon.log"
+        log = self._daemon_log
         last = log.read_text().splitlines()[-1:] if log.exists() else []
         raise PlaygroundError(": ".join([complaint, *last]))
 
