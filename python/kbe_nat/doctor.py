@@ -1,7 +1,7 @@
 """Checks of this machine: whether the node proxy can run, what is in its way, what it lacks.
 
-A check changes nothing in the kernel, or takes back what it has tried. A failed check without the
-privilege is no proof, so its remedy is the privilege.
+A check changes nothing in the kernel, or takes back what it has tried. What fails without the
+privilege is not known: its remedy is the privilege.
 """
 
 import json
@@ -80,15 +80,15 @@ def diagnose(socket: Path = DEFAULT_SOCKET) -> Iterator[Check]:
         _rules(),
         _datapath(),
         _flow_cache(),
-        *_notices(socket),
         _standbys(),
-        _kube_proxy(surroundings),
     ):
         if check.state is not State.OK and privilege.state is State.FAILED:
             # Without the privilege the kernel refuses the check itself, whatever it can do.
-            yield msgspec.structs.replace(check, remedy="ask again with the privilege")
+            yield _unknown(check.name, check.finding)
         else:
             yield check
+    yield from _notices(socket)
+    yield _kube_proxy(surroundings)
     for check in _neighbours(surroundings):
         yield _as_seen(check, surroundings)
     yield from _settings()
@@ -141,8 +141,11 @@ def _as_seen(check: Check, surroundings: Surroundings) -> Check:
     unread = [name for name in READERS[check.name] if name in surroundings.unread]
     if check.state is not State.OK or not unread:
         return check
-    finding = f"not known: {', '.join(unread)} cannot be read"
-    return Check(check.name, State.NOTE, finding, "ask again with the privilege")
+    return _unknown(check.name, f"{', '.join(unread)} cannot be read")
+
+
+def _unknown(name: str, reason: str) -> Check:
+    return Check(name, State.NOTE, f"not known: {reason}", "ask again with the privilege")
 
 
 def _packages() -> Iterator[Check]:
@@ -266,7 +269,7 @@ def _notices(path: Path) -> Iterator[Check]:
             if untold is None:
                 continue
             yield Check(
-                "cache notices",
+                "cache-notices",
                 State.NOTE if untold else State.OK,
                 f"{counted(untold, 'notice')} of resets and volumes found no room"
                 if untold

@@ -242,7 +242,7 @@ def doctors_word(daemon: Daemon) -> dict[str, str]:
     """What `doctor` says of the daemon's notices."""
     words = ("doctor", "-o", "json", "--socket", str(daemon.socket))
     text = daemon.cluster.node.call(*COMMAND, *words)
-    [row] = [row for row in json.loads(text)["items"] if row["name"] == "cache notices"]
+    [row] = [row for row in json.loads(text)["items"] if row["name"] == "cache-notices"]
     return dict(row)
 
 
