@@ -387,6 +387,11 @@ class Failing(Last):
         raise ZeroDivisionError("by design")
 
 
+class Leaving(Last):
+    def pick(self, hash: int, loads: list[int]) -> int | None:
+        sys.exit("enough")
+
+
 def python_scenario(name: str, **changes: Any) -> dict[str, Any]:
     strategy = {"name": "python", "class": name}
     return scenario(services=[service(4)], strategies=[strategy], **changes)
@@ -410,6 +415,7 @@ def test_strategies_in_python_take_part() -> None:
         (Huge, r"small: python\(class=x\): pick returns .* 0 to 3, not 1180591620717411303424"),
         (Words, r"small: python\(class=x\): pick returns .* 0 to 3, not 'first'"),
         (Failing, r"small: python\(class=x\): ZeroDivisionError: by design"),
+        (Leaving, r"small: python\(class=x\): SystemExit: enough"),
     ],
 )
 def test_a_strategy_in_python_that_fails(strategy: type[Last], message: str) -> None:

@@ -89,6 +89,10 @@ ROWS: list[tuple[dict[str, Any], str]] = [
         "strategies[0].class: broken_module:Any: division by zero",
     ),
     (
+        {"strategies": [python("leaving_module:Any")]},
+        "strategies[0].class: leaving_module:Any: a script, and no module",
+    ),
+    (
         {"strategies": [python("Nope")]},
         "strategies[0].class: Nope: the caller gave no class of this name",
     ),
@@ -202,6 +206,7 @@ ROWS: list[tuple[dict[str, Any], str]] = [
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "refusals_module.py").write_text(MODULE)
     (tmp_path / "broken_module.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_module.py").write_text("raise SystemExit('a script, and no module')\n")
     (tmp_path / "bytes.csv").write_bytes(b"time,client,bytes,lifetime\n0,0,1,\xff\n")
     return tmp_path
 

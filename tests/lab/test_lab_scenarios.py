@@ -104,7 +104,7 @@ from kbe_nat.packets import opening
         ({"timeouts": {"tcp": 1}}, "timeouts.tcp: 'tcp' is none of tcp_syn_sent, "),
         (
             {"timeline": [{"event": "node-loss", "at": 1, "node": 1}]},
-            "timeline[0].node: there are 1 nodes, from 0",
+            "timeline[0].node: the nodes are 0 to 0",
         ),
         (
             {"timeline": [{"event": "scale", "at": 1, "service": "db", "backends": 1}]},
@@ -244,6 +244,7 @@ def test_traces(tmp_path: Path) -> None:
     [
         (None, "trace.csv: No such file or directory"),
         ("time,client\n", "trace.csv: no connection"),
+        ("time,client,bytes\n1,1,1\n", "line 1: the column lifetime is missing"),
         ("time,client,bytes,lifetime\n1,x,1,1\n", "line 2: time, client, bytes and lifetime"),
         ("time,client,bytes,lifetime\n1,-4,1,1\n", "a number is negative"),
     ],

@@ -103,8 +103,8 @@ def _imported(cell: Cell, name: str) -> object:
     importlib.invalidate_caches()
     try:
         return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        # A module of the user may fail in any way while it is imported.
+    except (Exception, SystemExit) as error:
+        # A module of the user may fail in any way while it is imported, or end as a script does.
         words = str(error) or type(error).__name__
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             words += f"; it was searched for in {cell.folder.absolute()} and where Python does"

@@ -51,7 +51,7 @@ def run_cell(
         raise
     except ValueError as error:
         raise LabError(f"{cell.scenario.name}: {cell.strategy.label}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if strategy is None:
             raise
         words = f"{type(error).__name__}: {error}"

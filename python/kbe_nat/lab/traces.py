@@ -66,7 +66,9 @@ def _connections(path: Path, _: tuple[int, int, int]) -> Content:
             try:
                 time, size, life = (_number(row[name]) for name in ("time", "bytes", "lifetime"))
                 rows.append((time, int(row["client"]), size, life))
-            except (KeyError, TypeError, ValueError):
+            except KeyError as error:
+                return f"line 1: the column {error.args[0]} is missing"
+            except (TypeError, ValueError):
                 return f"line {number}: time, client, bytes and lifetime are expected"
     except UnicodeDecodeError:
         return NOT_UTF8

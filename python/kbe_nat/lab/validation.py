@@ -181,7 +181,7 @@ def _timeline(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield f"{path}.at", "behind the end of the scenario"
         if isinstance(event, NodeLoss):
             if event.node >= scenario.nodes.count:
-                yield f"{path}.node", f"there are {scenario.nodes.count} nodes, from 0"
+                yield f"{path}.node", f"the nodes are 0 to {scenario.nodes.count - 1}"
             continue
         if event.service not in services:
             yield f"{path}.service", none_of(event.service, services)
