@@ -51,8 +51,8 @@ pub struct Entry {
     /// Both sides have confirmed it.
     pub is_assured: bool,
     /// The kernel changes its packets beyond their ends, or has to read all of them: it has a
-    /// helper (FTP), its sequence numbers are shifted (SYNPROXY, helpers), or another flow has the
-    /// same ends. Events tell of SYNPROXY when it begins only; dumps and answers always do.
+    /// helper (FTP), or its sequence numbers are shifted (SYNPROXY, helpers). Events tell of
+    /// SYNPROXY when it begins only; dumps and answers always do.
     pub needs_conntrack: bool,
     /// TCP's or SCTP's state, in the kernel's numbers.
     pub state: Option<u8>,
@@ -66,7 +66,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Reads a message; `None` for one that is not about a flow with addresses.
+    /// Reads a message; `None` for one that is not about a flow with addresses, or about an entry
+    /// beside a flow's own: conntrack makes one for each datagram that came while the flow's first
+    /// was still on its way, and got another source port (`IPS_NAT_CLASH`).
     #[must_use]
     pub fn parse(message: &[u8]) -> Option<Self> {
         let (mut original, mut reply) = (None, None);
@@ -105,6 +107,10 @@ impl Entry {
             }
         }
         let ((protocol, original), (_, reply)) = (original?, reply?);
+        // It translates answers for a second, and its end is not that of the flow.
+        if status & IPS_NAT_CLASH != 0 {
+            return None;
+        }
         Some(Self {
             id,
             mark,
@@ -114,8 +120,7 @@ impl Entry {
             reply,
             is_replied: status & IPS_SEEN_REPLY != 0,
             is_assured: status & IPS_ASSURED != 0,
-            needs_conntrack: is_special
-                || status & (IPS_SEQ_ADJUST | IPS_NAT_CLASH | IPS_HELPER) != 0,
+            needs_conntrack: is_special || status & (IPS_SEQ_ADJUST | IPS_HELPER) != 0,
             state,
             timeout,
             // The kernel sends the counters of both directions or none.
@@ -304,10 +309,23 @@ mod tests {
             let is_needed = needs(&|bytes| put_nest(bytes, CTA_SYNPROXY, numbers));
             assert_eq!(is_needed, shift != 0);
         }
-        for bit in 0..16 {
+        for bit in (0..16).filter(|bit| *bit != 12) {
             let status = |bytes: &mut Vec<u8>| put(bytes, CTA_STATUS, &(1u32 << bit).to_be_bytes());
-            assert_eq!(needs(&status), [6, 12, 13].contains(&bit), "{bit}");
+            assert_eq!(needs(&status), [6, 13].contains(&bit), "{bit}");
         }
+    }
+
+    #[test]
+    fn an_entry_beside_a_flows_own_is_no_flow() {
+        let with = |status: u32| {
+            Entry::parse(&message(|bytes| {
+                put_ends(bytes, 17, ends("10.0.0.1:1", "10.0.0.2:2"));
+                put_reply(bytes, 17, ends("10.0.0.2:2", "10.0.0.1:7"));
+                put(bytes, CTA_STATUS, &status.to_be_bytes());
+            }))
+        };
+        assert!(with(0b1110).is_some());
+        assert_eq!(with(0b1110 | 1 << 12), None);
     }
 
     #[test]

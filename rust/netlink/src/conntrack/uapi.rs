@@ -10,7 +10,7 @@ pub(super) const IPS_CONFIRMED: u32 = 1 << 3;
 pub(super) const IPS_SEQ_ADJUST: u32 = 1 << 6;
 /// Conntrack has chosen its helper by itself.
 pub(super) const IPS_HELPER: u32 = 1 << 13;
-/// One of two flows with the same ends.
+/// It stands beside the entry of a flow with the same original ends, for answers alone.
 pub(super) const IPS_NAT_CLASH: u32 = 1 << 12;
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 pub(super) const CTA_TUPLE_REPLY: u16 = 2;
