@@ -30,6 +30,7 @@ Cause: TypeAlias = Literal[
     "hash-chain",
     "ports-exhausted",
     "backend-gone",
+    "forgotten",
     "malformed",
     "source-route",
     "bad-icmp",

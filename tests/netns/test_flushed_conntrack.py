@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,13 @@ def datapath() -> DatapathKind:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, datapath: DatapathKind) -> Iterator[Daemon]:
+def arguments() -> tuple[str, ...]:
+    """Of the daemon, where a test does not say them."""
+    return ()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, datapath: DatapathKind, arguments: tuple[str, ...]) -> Iterator[Daemon]:
     """It serves a pod that talks by itself."""
     with cached_node(tmp_path) as made:
         made.datapath = datapath
@@ -46,7 +52,7 @@ def daemon(tmp_path: Path, datapath: DatapathKind) -> Iterator[Daemon]:
             slices = endpoints(family, "a", name="pushed")
             text = (pushed + slices).replace("targetPort: 9953", "targetPort: 5002")
             made.write(f"pushed{family}.yaml", text.replace("port: 9953", "port: 5002"))
-        made.start()
+        made.start(*arguments)
         for family in Family:
             await_backend(made, f"{POD_END[family]}:5002")
         yield made
@@ -64,6 +70,26 @@ def tuples(daemon: Daemon, family: Family) -> list[tuple[str, str]]:
         for row in rows
         if f" dst={PUSHED[family]} " in row
     ]
+
+
+@contextmanager
+def talking(clients: Clients) -> Iterator[None]:
+    """Every client sends all the time, so that each deletion meets packets on their way."""
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.001):
+            for client in clients.sockets:
+                with suppress(OSError):
+                    client.send(b"x")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def silent(clients: Clients, seconds: float) -> int:
@@ -114,6 +140,29 @@ def test_f139_flows_go_on_whose_entries_others_delete_while_the_endpoint_talks(
         entries = tuples(daemon, family)
         assert len(entries) == COUNT
         assert all(source == answered for source, answered in entries), "each keeps its port"
+
+
+@OFFLOADING_DATAPATHS
+@FAMILIES
+@PROTOCOLS
+@pytest.mark.parametrize("arguments", [("--masquerade-all",)])
+def test_f139_masqueraded_flows_keep_their_port_while_both_ends_talk(
+    daemon: Daemon, family: Family, protocol: str
+) -> None:
+    to = (PUSHED[family], PORT)
+    with Clients(daemon.cluster, family, FEW, KINDS[protocol], to) as clients, talking(clients):
+        assert not silent(clients, 10)
+        # Younger flows may have datagrams that were queued together with the first one.
+        eventually(lambda: min(row.age for row in ask_rows(daemon.socket, "flows", FlowRow)) >= 2)
+        before = sorted(tuples(daemon, family))
+        assert len(before) == FEW
+        assert any(source != answered for source, answered in before), "they are masqueraded"
+        for _ in range(3):
+            forgotten = counters(daemon)["flows-forgotten"]
+            daemon.cluster.node.call("conntrack", "-F", "-f", f"ipv{family}")
+            eventually(partial(has_forgotten, daemon, forgotten + FEW))
+        assert silent(clients, 10) == 0
+        assert sorted(tuples(daemon, family)) == before
 
 
 @OFFLOADING_DATAPATHS

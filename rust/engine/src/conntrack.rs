@@ -310,6 +310,22 @@ impl<A: Address> FlowTable<A> {
         Ok(id)
     }
 
+    /// Gives a flow's answers other ends; false where another flow has these, or the index has no
+    /// room. Cost: two lines of the index and one record.
+    pub(crate) fn readdress(&mut self, id: FlowId, reply: WireEnds<A>) -> bool {
+        let hot = self.hot(id);
+        let [former, next] = [hot.ends[Direction::Reply as usize], reply]
+            .map(|ends| self.probe(&ends, hot.protocol));
+        if self.entry_at(next, &reply, hot.protocol).is_some()
+            || self.index.insert(next, id, Direction::Reply).is_err()
+        {
+            return false;
+        }
+        self.index.remove(former, id, Direction::Reply);
+        self.hot_mut(id).ends[Direction::Reply as usize] = reply;
+        true
+    }
+
     /// Takes a flow out. Cost: two lines of the index and one record.
     pub(crate) fn remove(&mut self, id: FlowId) {
         for direction in [Direction::Original, Direction::Reply] {
@@ -335,6 +351,16 @@ impl<A: Address> FlowTable<A> {
         let age = between(cold.created, now);
         // Datagrams that were queued together with the first one may come a little behind it.
         hot.has(Hot::<A>::OFFLOADED) && (hot.state.is_tcp() || age > ticks(QUEUED_TOGETHER))
+    }
+
+    /// Whether the kernel, which was made to forget this flow, is about to get an entry of it back
+    /// that has what it chooses anew otherwise: the source port of a masqueraded flow.
+    pub(crate) fn is_awaited(&self, id: FlowId, now: Tick) -> bool {
+        let hot = self.hot(id);
+        let is_told = !hot.has(Hot::<A>::OFFLOADED);
+        let remaining = hot.deadline.saturating_sub(now);
+        let is_late = is_told && remaining <= ticks(REMEMBERED) - ticks(RESTORED);
+        hot.has(Hot::<A>::MASQUERADE) && !is_late
     }
 
     /// From now on the flow is never evicted.
@@ -412,3 +438,7 @@ impl<A: Address> FlowTable<A> {
 const NIL: FlowId = FlowId::MAX;
 /// Seconds.
 const QUEUED_TOGETHER: f64 = 1.0;
+/// Seconds for which a flow is known that the kernel was made to forget.
+pub(crate) const REMEMBERED: f64 = 60.0;
+/// Seconds within which the kernel has it again, if it gets it back.
+const RESTORED: f64 = 0.5;

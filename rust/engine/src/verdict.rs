@@ -63,6 +63,8 @@ causes! {
     HashChain "hash-chain" "too many flows fall into one place of the table",
     PortsExhausted "ports-exhausted" "no source port is free for this backend",
     BackendGone "backend-gone" "its backend left before the connection was established",
+    Forgotten "forgotten"
+        "conntrack was made to forget its flow, and gets it back with the source that it had",
     Malformed "malformed" "the packet's headers contradict themselves or its length",
     SourceRoute "source-route" "a type 0 routing header",
     BadIcmp "bad-icmp"

@@ -374,6 +374,78 @@ fn f139_a_segment_that_is_quicker_than_the_event_goes_where_its_flow_went() {
 }
 
 #[test]
+fn f139_a_masqueraded_flow_keeps_its_source() {
+    for (family, protocol) in
+        FAMILIES.into_iter().flat_map(|family| [(family, Protocol::TCP), (family, Protocol::UDP)])
+    {
+        let mut scene = Scene::plain(Config::default());
+        let (client, node) = (family.client(1, 1000), family.client(2, 60_000));
+        let backend = family.backend(1);
+        let plain = KernelFlow {
+            state: (protocol == Protocol::TCP).then_some(3),
+            is_replied: true,
+            timeout: Some(100),
+            ..kernel_flow(protocol, client, family, backend)
+        };
+        let packet = || match protocol {
+            Protocol::UDP => udp(client, family.vip(), b"x"),
+            _ => tcp(client, family.vip(), &Tcp::new(ACK, 7, 7)),
+        };
+        for is_masqueraded in [true, false] {
+            let source = if is_masqueraded { node } else { client };
+            let flow = KernelFlow { reply: (backend, source), ..plain };
+            scene.engine.note_begin(scene.now, &flow, None);
+            scene.pass(5.0);
+            for _ in ["the event is on its way", "the entry is on its way"] {
+                if is_masqueraded {
+                    scene.expect(packet(), Action::Drop, Cause::Forgotten);
+                } else {
+                    assert_eq!(scene.translate(packet()).1, backend);
+                }
+                scene.engine.note_end(scene.now, &flow);
+            }
+            scene.pass(1.0);
+            assert_eq!(scene.translate(packet()).1, backend, "the kernel has refused it");
+            scene.engine.delete_flows(&Filter::default());
+        }
+    }
+}
+
+#[test]
+fn f139_answers_to_a_source_that_the_kernel_has_chosen_are_known() {
+    for family in FAMILIES {
+        let mut scene = Scene::plain(Config::default());
+        let (client, node) = (family.client(1, 1000), family.client(2, 60_000));
+        let (_, backend) = scene.translate(tcp(client, family.vip(), &Tcp::new(SYN, 1, 0)));
+        let flow = KernelFlow {
+            reply: (backend, node),
+            ..kernel_flow(Protocol::TCP, client, family, backend)
+        };
+        let answer = |node| tcp(backend, node, &Tcp::new(ACK, 7, 7));
+        scene.expect(answer(node), Action::Pass, Cause::NotOurs);
+        scene.engine.note_begin(scene.now, &flow, None);
+        assert_eq!(scene.flows()[0].reply_destination, node);
+        scene.expect(answer(node), Action::Drop, Cause::Forgotten);
+        scene.expect(answer(client), Action::Pass, Cause::NotOurs);
+        // Its entry is another one now, and another flow has the former source.
+        let moved = KernelFlow { reply: (backend, family.client(2, 60_001)), ..flow };
+        scene.engine.note_begin(scene.now, &moved, None);
+        let next = KernelFlow { original: (family.client(3, 1000), flow.original.1), ..flow };
+        scene.engine.note_begin(scene.now, &next, None);
+        assert_eq!(scene.active(), 2);
+        scene.engine.note_begin(scene.now, &flow, None);
+        let destinations = |scene: &Scene| {
+            scene.flows().iter().map(|flow| flow.reply_destination.port()).collect::<Vec<_>>()
+        };
+        let mut known = destinations(&scene);
+        known.sort_unstable();
+        assert_eq!(known, [60_000, 60_001], "no two flows have the same answers");
+        scene.engine.delete_flows(&Filter::default());
+        scene.expect(answer(node), Action::Pass, Cause::NotOurs);
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_table_is_judged_all_the_same() {
     let family = Family::V4;
     let mut scene = Scene::plain(Config { max_flows: 1, ..Config::default() });

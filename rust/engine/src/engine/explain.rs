@@ -382,6 +382,10 @@ fn fate_step(fate: &Fate, steps: &mut Steps) {
         Fate::Resume(_) => steps.step("kernel", || {
             "it was made to forget the flow, which goes on where it went".to_owned()
         }),
+        Fate::Await(_) => steps.step("kernel", || {
+            "it was made to forget the flow, and gets it back with the source that it had"
+                .to_owned()
+        }),
         Fate::Pass => steps.step("kernel", || {
             "the flow is the kernel's, which translates the packet when it has passed here"
                 .to_owned()

@@ -33,7 +33,7 @@ use super::{Engine, EngineAddress};
 use crate::clock::{Stamp, Tick, between, ticks, whole_ticks};
 use crate::config::OffloadedPackets;
 use crate::conntrack::tcp::Tracking;
-use crate::conntrack::{FlowId, Hot, STALE};
+use crate::conntrack::{FlowId, Hot, REMEMBERED, STALE};
 use crate::decide::{self, Query};
 use crate::events::EventKind;
 use crate::hash::AddressKey;
@@ -188,6 +188,9 @@ impl Engine {
         else {
             return Outcome::Keep;
         };
+        if family.flows.hot(id).ends(Direction::Reply) != reply {
+            readdress(family, id, original, reply);
+        }
         shared.rehome(family, id, shared.home(family, id));
         let age = between(family.flows.cold(id).created, now);
         // An entry that is ended between SYN and ACK makes the ACK a stranger.
@@ -366,7 +369,7 @@ impl Shared {
             l4,
             protocol,
             state: state::<A>(flow),
-            flags: if reply.dst == original.src { 0 } else { Hot::<A>::MASQUERADE },
+            flags: masquerade_flag(original, reply),
             fast: 0,
             packets: [0; 2],
             bytes: [0; 2],
@@ -415,6 +418,20 @@ impl Shared {
     }
 }
 
+/// Takes note of where a flow's answers go: from which port the kernel masquerades, our verdict did
+/// not say.
+fn readdress<A: Wire>(family: &mut FamilyState<A>, id: FlowId, original: Ends<A>, reply: Ends<A>) {
+    if family.flows.readdress(id, reply.into()) {
+        let hot = family.flows.hot_mut(id);
+        (hot.l3, hot.l4) = rewrite::deltas(hot.protocol, &original.into(), &reply.reply().into());
+        hot.set_flags(0, masquerade_flag(original, reply));
+    }
+}
+
+fn masquerade_flag<A: Wire>(original: Ends<A>, reply: Ends<A>) -> u8 {
+    if reply.dst == original.src { 0 } else { Hot::<A>::MASQUERADE }
+}
+
 /// Whether the kernel's event is yet to come of this flow, about which the engine has just decided.
 fn is_awaited<A: Wire>(family: &FamilyState<A>, now: Tick, id: FlowId) -> bool {
     let hot = family.flows.hot(id);
@@ -444,5 +461,3 @@ fn ends<A: Wire>((src, dst): (SocketAddr, SocketAddr)) -> Option<Ends<A>> {
 const UNANSWERED: f64 = 1.0;
 /// Seconds by which events come late at most.
 const LATE: f64 = 10.0;
-/// Seconds.
-const REMEMBERED: f64 = 60.0;

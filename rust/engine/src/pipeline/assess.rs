@@ -9,7 +9,8 @@
 //! 2. Does the kernel translate the flow behind the engine? Then its packets pass.
 //! 3. Was the kernel made to forget an offloaded flow? Then its packets go where they went, and
 //!    nothing is learnt from them: the windows that the kernel knew are not known here. A packet
-//!    may be quicker than the event which says so.
+//!    may be quicker than the event which says so. Where the kernel masquerades, packets wait for
+//!    the entry that it gets back: without that it would take another source port.
 //! 4. Can the packet be rewritten at all?
 //! 5. Which step of its protocol's states does the packet take?
 //!
@@ -35,6 +36,9 @@ pub(crate) enum Fate {
     Over(Ending),
     /// The packet is translated, and the flow stays as it is until the kernel has it again.
     Resume(Review),
+    /// The packet is dropped, and the flow stays as it is until the kernel has it again, soon. The
+    /// kernel would give the flow another source now, which its backend does not know.
+    Await(Review),
     /// The packet passes untouched, and the kernel translates it behind the engine.
     Pass,
     /// The packet is dropped, and the flow goes on: a part of an SCTP packet cannot be rewritten.
@@ -99,6 +103,7 @@ impl Fate {
             }
             Self::Step(_, step) => Verdict::new(Action::Translate, step.cause),
             Self::Resume(_) => Verdict::new(Action::Translate, Cause::Established),
+            Self::Await(_) => Verdict::drop(Cause::Forgotten),
             // The flags are for packets and answers that the engine translates.
             Self::Pass => return Some(Verdict::new(Action::Pass, Cause::Established)),
             Self::Torn(_) => Verdict::drop(Cause::FragmentRefused),
@@ -147,7 +152,12 @@ impl Shared {
             };
             // A forgotten flow's generation is stale, so no other place need ask this.
             if goes_on || hot.has(Hot::<A>::FORGOTTEN) {
-                return if is_opening { Fate::Over(Ending::Reopened) } else { Fate::Resume(due) };
+                let is_awaited = family.flows.is_awaited(id, self.clock.tick());
+                return match (is_opening, is_awaited) {
+                    (true, _) => Fate::Over(Ending::Reopened),
+                    (false, true) => Fate::Await(due),
+                    (false, false) => Fate::Resume(due),
+                };
             }
             review = Some(due);
         }

@@ -36,7 +36,7 @@ impl Shared {
                 }
                 advance(&mut self.ledger, family, (id, direction), &step, headers.end);
             }
-            Fate::Resume(review) => self.rehome(family, id, review.home),
+            Fate::Resume(review) | Fate::Await(review) => self.rehome(family, id, review.home),
             Fate::Torn(Some(review)) => self.confirm(family, id, review),
             Fate::Torn(None) | Fate::Pass => {}
             Fate::Over(ending) => self.finish(family, id, ending),
