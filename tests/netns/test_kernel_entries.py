@@ -25,6 +25,8 @@ from kbe_nat.playground.cluster import Cluster
 
 MARKS = {"udp": 0x2A, "tcp": 0x1000}
 CLIENT = {4: "10.0.2.100", 6: "fd00:2::100"}
+RESYNC_SECONDS = 20
+"""A resync rests for less after losses. Every half minute one comes anyway."""
 TIMEOUT = re.compile(r"(?<=\s)\d+(?= (?:[A-Z_]+ )?src=)")
 
 
@@ -177,9 +179,9 @@ def test_what_lost_events_said_is_made_good(
             cluster.node.call("conntrack", "-D", *node_words)
         finally:
             daemon.process.send_signal(signal.SIGCONT)
-        eventually(lambda: deleted in ends(events), 15)
+        eventually(lambda: deleted in ends(events), RESYNC_SECONDS)
         if kind == "tcp":
-            eventually(lambda: "TIME_WAIT" in steps(events)[closed][-1], 15)
+            eventually(lambda: "TIME_WAIT" in steps(events)[closed][-1], RESYNC_SECONDS)
         after = daemon.get("stats")["kernel"]
         assert after["events-lost"] > before["events-lost"]
         assert after["resyncs"] > before["resyncs"]
