@@ -2,9 +2,8 @@
 
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from harness import traffic
 from harness.cached_router import skip_without_cache
 from harness.clients import PORT, VIPS, endpoints, named, service
 from harness.daemons import Daemon
+from harness.repeating import repeating
 from harness.stage import OTHER, POD, add_ipv6, served
 from harness.waiting import eventually
 from kbe_nat.family import Family
@@ -219,26 +219,9 @@ def await_backend(daemon: Daemon, backend: str) -> None:
     eventually(lambda: any(row["backend"] == backend for row in daemon.get("endpoints")))
 
 
-@contextmanager
-def steadily(own: Talk) -> Iterator[None]:
+def steadily(own: Talk) -> AbstractContextManager[None]:
     """A packet every 20 ms for as long as the block runs; each has its answer."""
-    over, failures = threading.Event(), list[BaseException]()
-
-    def ask() -> None:
-        try:
-            while not over.wait(0.02):
-                own.ask()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    assert not failures, failures
+    return repeating(own.ask, 0.02)
 
 
 TABLE = """table inet strangers {

@@ -2,10 +2,9 @@
 
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from harness.cached import TABLE, await_backend, cached_node, counters, serve
 from harness.clients import FAMILIES, NAMES, PORT, VIPS, Clients, endpoints, service
 from harness.daemons import Daemon
 from harness.programs import PUSHER
+from harness.repeating import repeating
 from harness.stage import OFFLOADING_DATAPATHS, served
 from harness.waiting import eventually
 from kbe_nat.client import ask_rows
@@ -72,24 +72,15 @@ def tuples(daemon: Daemon, family: Family) -> list[tuple[str, str]]:
     ]
 
 
-@contextmanager
-def talking(clients: Clients) -> Iterator[None]:
+def talking(clients: Clients) -> AbstractContextManager[None]:
     """Every client sends all the time, so that each deletion meets packets on their way."""
-    over = threading.Event()
 
     def send() -> None:
-        while not over.wait(0.001):
-            for client in clients.sockets:
-                with suppress(OSError):
-                    client.send(b"x")
+        for client in clients.sockets:
+            with suppress(OSError):
+                client.send(b"x")
 
-    thread = threading.Thread(target=send)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeating(send, 0.001)
 
 
 def silent(clients: Clients, seconds: float) -> int:
@@ -179,37 +170,27 @@ def test_f139_datagrams_that_are_quicker_than_the_event_stay_at_their_endpoint(
         before = dict(zip(clients.sockets, clients.asked(), strict=True))
         assert set(before.values()) == {"a", "b"}
         heard: dict[socket.socket, set[str]] = {client: set() for client in before}
-        over = threading.Event()
         for client in before:
             client.setblocking(False)
 
         def hurry() -> None:
             # As quick as can be: each deletion meets datagrams on their way.
-            while not over.is_set():
-                for client in before:
-                    with suppress(OSError):
-                        client.send(b"hurry\n")
-                    with suppress(OSError):
-                        while answer := client.recv(100):
-                            heard[client].add(answer.partition(b" ")[0].decode())
+            for client in before:
+                with suppress(OSError):
+                    client.send(b"hurry\n")
+                with suppress(OSError):
+                    while answer := client.recv(100):
+                        heard[client].add(answer.partition(b" ")[0].decode())
 
         def look() -> None:
             # Each list is a look at all of the kernel's flows, which may be ahead of the events.
-            while not over.is_set():
-                list(ask_rows(daemon.socket, "flows", FlowRow))
+            list(ask_rows(daemon.socket, "flows", FlowRow))
 
-        threads = [threading.Thread(target=work) for work in (hurry, look)]
-        for thread in threads:
-            thread.start()
-        try:
+        with repeating(hurry), repeating(look):
             for _ in range(5):
                 forgotten = counters(daemon)["flows-forgotten"]
                 daemon.cluster.node.call(*command)
                 eventually(partial(has_forgotten, daemon, forgotten + FEW // 2))
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
         assert heard == {client: {name} for client, name in before.items()}
 
 
