@@ -355,7 +355,7 @@ impl<A: Address> FlowTable<A> {
 
     /// Whether the kernel, which was made to forget this flow, is about to get an entry of it back
     /// that has what it chooses anew otherwise: the source port of a masqueraded flow.
-    pub(crate) fn is_awaited(&self, id: FlowId, now: Tick) -> bool {
+    pub(crate) fn is_coming_back(&self, id: FlowId, now: Tick) -> bool {
         let hot = self.hot(id);
         let is_told = !hot.has(Hot::<A>::OFFLOADED);
         let remaining = hot.deadline.saturating_sub(now);

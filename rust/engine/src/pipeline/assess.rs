@@ -152,8 +152,8 @@ impl Shared {
             };
             // A forgotten flow's generation is stale, so no other place need ask this.
             if goes_on || hot.has(Hot::<A>::FORGOTTEN) {
-                let is_awaited = family.flows.is_awaited(id, self.clock.tick());
-                return match (is_opening, is_awaited) {
+                let is_coming_back = family.flows.is_coming_back(id, self.clock.tick());
+                return match (is_opening, is_coming_back) {
                     (true, _) => Fate::Over(Ending::Reopened),
                     (false, true) => Fate::Await(due),
                     (false, false) => Fate::Resume(due),
