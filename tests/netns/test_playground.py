@@ -141,6 +141,11 @@ def test_what_the_daemon_and_a_pod_write(playground: Playground) -> None:
     assert follower.returncode == 130
     [pod] = json.loads(playground("get", "pods", "-o", "json"))["items"]
     assert "ready" in playground("logs", pod["name"])
+    command = playground.command("logs", "-f", pod["name"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout and "ready" in follower.stdout.readline()
+        playground("delete", "rc", "rcsise")
+        assert follower.wait(30) == 0, "the pod has ended"
 
 
 def pasted(line: str) -> subprocess.CompletedProcess[str]:

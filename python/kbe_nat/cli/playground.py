@@ -232,7 +232,7 @@ def logs(
     name: Annotated[str, Argument("A pod's name, or node: the daemon's.")] = "node",
     *,
     is_followed: Annotated[
-        bool, Flag("--follow", "-f", help="Show what comes, too, until Ctrl-C.")
+        bool, Flag("--follow", "-f", help="Show what comes, too, until Ctrl-C or the writer's end.")
     ] = False,
     state: StateFolder = STATE,
 ) -> int:
@@ -242,9 +242,9 @@ def logs(
       kbe-nat playground logs
       kbe-nat playground logs -f
     """
-    path = World(state).log(name)
-    command = ("tail", "--lines=+1", "--follow=name", "--retry") if is_followed else ("cat",)
-    return subprocess.run((*command, "--", str(path)), check=False).returncode
+    path, writer = World(state).log(name)
+    follow = ("--follow", f"--pid={writer.pid}") if is_followed else ()
+    return subprocess.run(("tail", "--lines=+1", *follow, path), check=False).returncode
 
 
 @playground.verb()

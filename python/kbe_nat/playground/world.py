@@ -201,16 +201,16 @@ class World:
             raise NotFoundError("pods", name)
         return Namespace(pod.network)
 
-    def log(self, name: str) -> Path:
-        """The file with the output of the node's daemon, or of a pod's server. Raises
-        `NotFoundError` for another name.
+    def log(self, name: str) -> tuple[Path, Process]:
+        """The file with the output of the node's daemon, or of a pod's server, and who writes it.
+        Raises `NotFoundError` for another name.
         """
+        state = self._state()
         if name == "node":
-            self._state()
-            return self._daemon_log
-        if name not in self._state().pods:
+            return self._daemon_log, state.daemon
+        if name not in state.pods:
             raise NotFoundError("pods", name)
-        return self._server_log(name)
+        return self._server_log(name), state.pods[name].server
 
     def status(self) -> StatusRow:
         """How the daemon is. Raises `ControlError`."""
