@@ -256,6 +256,17 @@ impl Ledger {
         record.service
     }
 
+    /// Leaves a flow of this backend out of its loads, for a look at what follows its end.
+    /// [`Ledger::count_again`] undoes it.
+    pub(crate) fn leave_out(&mut self, backend: u32, state: flow::State) {
+        *self.load(backend, state) -= 1;
+    }
+
+    /// Takes a flow into its backend's loads that was left out of them.
+    pub(crate) fn count_again(&mut self, backend: u32, state: flow::State) {
+        *self.load(backend, state) += 1;
+    }
+
     /// Moves a flow of this backend from one state to another.
     #[inline]
     pub(crate) fn move_flow(&mut self, backend: u32, from: flow::State, to: flow::State) {

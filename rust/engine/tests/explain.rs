@@ -2,7 +2,7 @@
 
 mod scene;
 
-use kbe_nat_engine::{Cause, Config, Meta, Verdict};
+use kbe_nat_engine::{Action, Cause, Config, Meta, ServiceSpec, Strategy, Verdict};
 use scene::*;
 
 /// The verdict that is foretold; processing the packet must give it.
@@ -79,6 +79,27 @@ fn a_flow_that_is_over_leaves_its_place() {
             let evicts = explanation.steps.iter().any(|(check, _)| *check == "room");
             assert!(!evicts, "{:?}", explanation.steps);
             assert_eq!(verdict(&mut scene, &packet).0.cause, Cause::New);
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_is_over_is_no_load() {
+    for family in FAMILIES {
+        for strategy in [Strategy::LeastConn, Strategy::WeightedLeastConn, Strategy::TwoChoices] {
+            let specs = specs(family, 3).into_iter().map(|spec| ServiceSpec { strategy, ..spec });
+            let mut scene = Scene::new(Config::default(), specs.collect());
+            let first = |client| udp(family.client(client, 5000), family.vip(), b"");
+            for client in 0..8 {
+                scene.expect(first(client), Action::Translate, Cause::New);
+            }
+            scene.pass(31.0);
+            for client in 0..8 {
+                let explanation = scene.engine.explain(scene.now, &first(client), Meta::default());
+                let sent = scene.expect(first(client), Action::Translate, Cause::New);
+                let (_, backend) = ends(&sent);
+                assert_eq!(explanation.backend, Some(backend), "{strategy:?} {client}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ mod scene;
 use std::net::{IpAddr, SocketAddr};
 
 use kbe_nat_engine::tuple::Protocol;
-use kbe_nat_engine::{Action, Cause, Config, FrontendKind, ServiceSpec, Verdict};
+use kbe_nat_engine::{Action, Cause, Config, FrontendKind, Meta, ServiceSpec, Verdict};
 use scene::*;
 
 /// Type and code of packet too big, or fragmentation needed.
@@ -324,6 +324,23 @@ fn f85_echo_to_a_frontend_is_not_taken_for_anything_else() {
             Action::Pass,
             Cause::NotOurs,
         );
+        assert_eq!(scene.engine.occupancy().flows, 0);
+    }
+}
+
+#[test]
+fn f85_an_answer_opens_no_flow() {
+    for family in FAMILIES {
+        let port = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+        let (vip, backend) = (port(family.vip()), port(family.backend(0)));
+        let mut scene =
+            Scene::new(Config::default(), vec![spec("ping", family.icmp(), vip, &[backend])]);
+        for identifier in [0, 7] {
+            let answer = echo(family.client(1, 0).ip(), vip.ip(), false, identifier, b"ping");
+            let told = scene.engine.explain(scene.now, &answer, Meta::default()).verdict;
+            scene.expect(answer, Action::Pass, Cause::NotOurs);
+            assert_eq!(told, Verdict::new(Action::Pass, Cause::NotOurs));
+        }
         assert_eq!(scene.engine.occupancy().flows, 0);
     }
 }

@@ -73,6 +73,8 @@ enum Step {
     Answer(usize),
     /// Seconds go by.
     Wait(u8),
+    /// The same before the sweep: flows that are over are in the table still.
+    Pass(u8),
     /// Another engine takes over, set up in this way.
     Restart(usize),
 }
@@ -83,6 +85,7 @@ fn step() -> impl proptest::strategy::Strategy<Value = Step> {
         20 => open.prop_map(|(client, port, to, kind)| Step::Open(client, port, to, kind)),
         5 => any::<usize>().prop_map(Step::Answer),
         2 => (0u8..40).prop_map(Step::Wait),
+        2 => (0u8..40).prop_map(Step::Pass),
         1 => prop_oneof![Just(0usize), 0..ways().len()].prop_map(Step::Restart),
     ]
 }
@@ -112,6 +115,7 @@ impl Test {
                 }
                 Step::Answer(number) => self.answer(number),
                 Step::Wait(seconds) => self.scene.sweep(seconds.into()),
+                Step::Pass(seconds) => self.scene.pass(seconds.into()),
                 Step::Restart(way) => self.restart(way),
             }
             self.check();
@@ -140,6 +144,7 @@ impl Test {
     }
 
     fn answer(&mut self, number: usize) {
+        self.scene.sweep(0.0);
         let flows = self.scene.flows();
         let Some(flow) = flows.get(number % flows.len().max(1)) else { return };
         let (from, to) = (flow.reply_source, flow.reply_destination);

@@ -2,13 +2,13 @@
 //! and through a second engine in batches, which must come to the same.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kbe_nat_engine::checkpoint::CheckpointError;
 use kbe_nat_engine::reject::{RejectWith, reject};
 use kbe_nat_engine::view::{Filter, Flow};
 use kbe_nat_engine::wire::{Headers, Layer4, Wire};
-use kbe_nat_engine::{Action, Cause, ChecksumState, Engine, Meta, Packet, Verdict};
+use kbe_nat_engine::{Action, Cause, ChecksumState, Engine, Explanation, Meta, Packet, Verdict};
 
 use crate::cluster::{self, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS};
 use crate::packets::{Sums, sums};
@@ -98,7 +98,8 @@ impl Watch {
     /// # Panics
     /// When the engine breaks a promise.
     pub fn process(&mut self, packet: &[u8], meta: Meta) -> (Verdict, Vec<u8>) {
-        let explained = self.single.explain(self.now, packet, meta).verdict;
+        let explanation = self.single.explain(self.now, packet, meta);
+        let explained = explanation.verdict;
         let flows = self.single.occupancy().flows;
         let mut bytes = packet.to_vec();
         let verdict = self.single.process(self.now, &mut Packet { bytes: &mut bytes, meta });
@@ -110,6 +111,9 @@ impl Watch {
         // Whether the rest of a datagram is still remembered is only found out by asking for room.
         if !is_about_room(verdict.cause) && !is_fragment(packet) {
             assert_eq!(explained, verdict, "explain and process say the same");
+            if verdict.flags & Verdict::NEW != 0 {
+                check_opening(&explanation, packet, &bytes, meta);
+            }
         }
         if verdict.flags & Verdict::NEW != 0 {
             assert_eq!(verdict.action, Action::Translate, "{verdict:?}");
@@ -244,6 +248,26 @@ fn is_about_room(cause: Cause) -> bool {
 
 fn is_fragment(packet: &[u8]) -> bool {
     Ipv4Addr::fragment(packet).is_some() || Ipv6Addr::fragment(packet).is_some()
+}
+
+/// Checks that the first packet of a flow went to the backend that was told, from the source that
+/// was told.
+fn check_opening(explanation: &Explanation, before: &[u8], after: &[u8], meta: Meta) {
+    let ends = |packet: &[u8]| match packet.first().map(|byte| byte >> 4) {
+        Some(4) => ends::<Ipv4Addr>(packet, meta),
+        _ => ends::<Ipv6Addr>(packet, meta),
+    };
+    let (sender, _) = ends(before).expect("what is translated is a packet");
+    let (source, destination) = ends(after).expect("it still is one afterwards");
+    assert_eq!(explanation.backend.map(|backend| backend.ip()), Some(destination.ip()));
+    let goes_on = format!("{sender} goes on as ");
+    let foretold = explanation.steps.iter().find_map(|(_, finding)| finding.strip_prefix(&goes_on));
+    assert_eq!(foretold.unwrap_or(&sender.to_string()), source.to_string());
+}
+
+fn ends<A: Wire>(packet: &[u8], meta: Meta) -> Option<(SocketAddr, SocketAddr)> {
+    let ends = parse::<A>(packet, meta)?.tuple.ends;
+    Some((ends.source(), ends.destination()))
 }
 
 /// Checks that a translation does to bytes only what it may: new addresses and ports, and checksums

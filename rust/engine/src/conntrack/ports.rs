@@ -64,7 +64,7 @@ pub struct PortUse {
 }
 
 /// All leases.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Leases {
     range: PortRange,
     /// Ports of the range.

@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Engine, EngineAddress};
 use crate::backend::Backend;
-use crate::conntrack::Hot;
+use crate::conntrack::ports::Claim;
+use crate::conntrack::{FlowId, Hot};
 use crate::decide::{self, Query, Serving, Silent, Trace, Unserved};
 use crate::filtering::{Passage, passage};
 use crate::fragment::DatagramId;
@@ -191,6 +192,10 @@ impl Engine {
         if let Some(explanation) = self.explain_flow(headers, packet, &mut steps) {
             return explanation;
         }
+        if headers.layer4 == Layer4::EchoReply {
+            steps.step("icmp", || "an answer for which nobody has asked".to_owned());
+            return Explanation::of(Verdict::new(Action::Pass, Cause::NotOurs), steps);
+        }
         let query = query(headers, packet, meta);
         let table = self.shared.table.clone();
         match decide::decide(&table, &query, self.shared.config.midstream, &mut steps) {
@@ -216,28 +221,30 @@ impl Engine {
     ) -> Explanation {
         let (shared, family) = A::split(self);
         let table = shared.table.clone();
-        // The choice moves the balancer's state, so it is made on a copy.
-        let state = shared
-            .ledger
-            .service(shared.ledger.number(serving.service))
-            .map(|record| record.states[serving.scope as usize].clone());
-        let choice =
-            state.and_then(|mut state| shared.pick(serving, query, Some(&mut state), &mut steps));
-        let index = choice.map(|choice| choice.index);
         let port = table.service(serving.service);
         let backends = port.set(serving.scope).backends();
+        // A flow that is over leaves its place to this one.
+        let leaving = family.flows.find(&headers.tuple).map(|(id, _)| id);
+        let (backend, verdict) = look_without(shared, family, leaving, |shared| {
+            // The choice moves the balancer's state, so it is made on a copy.
+            let number = shared.ledger.number(serving.service);
+            let mut state = shared.ledger.service(number)?.states[serving.scope as usize].clone();
+            let choice = shared.pick(serving, query, Some(&mut state), &mut steps)?;
+            let backend = &backends[choice.index];
+            let flow = (headers, query, serving, backend);
+            let verdict = explain_opening(shared, family, flow, leaving, &mut steps);
+            Some((backend.address, verdict))
+        })
+        .unzip();
+        let verdict = verdict.unwrap_or(Verdict::new(Action::Reject, Cause::NoEndpoints));
         let mut explanation = Explanation {
             service: Some(port.name().to_owned()),
             frontend: table.find(query.protocol, query.destination()).map(|(_, kind)| kind),
             scope: Some(serving.scope),
-            backend: index.map(|index| backends[index].address),
-            ..Explanation::of(Verdict::new(Action::Reject, Cause::NoEndpoints), steps)
+            backend,
+            ..Explanation::of(verdict, steps)
         };
         explanation.list_candidates(&table, query, serving, backends);
-        if let Some(index) = index {
-            let flow = (headers, query, serving, &backends[index]);
-            explanation.verdict = explain_opening(shared, family, flow, &mut explanation.steps);
-        }
         explanation
     }
 
@@ -302,12 +309,37 @@ fn has_other_source<A: EngineAddress>(hot: &Hot<A>) -> bool {
         || hot.ends(Direction::Reply).dst != hot.ends(Direction::Original).src
 }
 
+/// Looks at the books as they are when `leaving` has ended, and puts them back: of a packet that
+/// opens another flow in its place, [`Engine::process`] ends it first. Cost: if the flow has a
+/// lease, a copy of all leases, since one that is given back may end a mapping or a block.
+fn look_without<A: EngineAddress, T>(
+    shared: &mut Shared,
+    family: &FamilyState<A>,
+    leaving: Option<FlowId>,
+    look: impl FnOnce(&mut Shared) -> T,
+) -> T {
+    let Some(id) = leaving else { return look(shared) };
+    let (backend, hot) = (family.flows.cold(id).backend, family.flows.hot(id));
+    shared.ledger.leave_out(backend, hot.state);
+    let leases = hot.has(Hot::<A>::LEASED).then(|| shared.leases.clone());
+    if leases.is_some() {
+        shared.leases.give_back(&Claim::of_flow(hot), hot.ends(Direction::Reply).dport);
+    }
+    let finding = look(shared);
+    if let Some(leases) = leases {
+        shared.leases = leases;
+    }
+    shared.ledger.count_again(backend, hot.state);
+    finding
+}
+
 /// The verdict on a packet that would open a flow to this backend, in the order of
-/// [`crate::pipeline`]: ends, filter chains, room.
+/// [`crate::pipeline`]: ends, filter chains, room. `leaving` is as [`Shared::admit`] says.
 fn explain_opening<A: EngineAddress>(
     shared: &Shared,
     family: &FamilyState<A>,
     (headers, query, serving, backend): (&Headers<A>, &Query<A>, &Serving, &Backend),
+    leaving: Option<FlowId>,
     steps: &mut Steps,
 ) -> Verdict {
     let Some(dst) = A::from_ip(backend.address.ip()) else {
@@ -328,8 +360,6 @@ fn explain_opening<A: EngineAddress>(
             "the backend is this node itself, so its source stays: nothing is sent on".to_owned()
         });
     }
-    // A flow that is over leaves its place to this one.
-    let leaving = family.flows.find(&headers.tuple).map(|(id, _)| id);
     let reply = family.flows.probe(&sent.reply().into(), query.protocol);
     match shared.admit(family, headers, (sent, reply), masquerade, leaving) {
         Ok(binding) => {

@@ -52,6 +52,10 @@ impl Shared {
         {
             return verdict;
         }
+        // Nobody has asked: the kernel calls such an answer INVALID, and translates it no more.
+        if headers.layer4 == Layer4::EchoReply {
+            return Verdict::new(Action::Pass, Cause::NotOurs);
+        }
         let probe = family.flows.probe(&headers.tuple.ends.into(), headers.tuple.protocol);
         self.first_packet(family, headers, probe, packet, meta)
     }

@@ -61,7 +61,7 @@ impl Allocation {
 
 /// One of them, by a branch and not by a table of functions: the whole search is compiled into its
 /// caller.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Allocator {
     Preserve(Preserve),
     Random(Random),

@@ -18,7 +18,7 @@ use super::range::PortRange;
 use crate::hash::{AddressKey, HashKey};
 
 /// The blocks of all addresses.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Blocks {
     layout: Layout,
     per_client: usize,
@@ -35,7 +35,7 @@ pub(super) struct Layout {
 }
 
 /// The blocks of one address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pool {
     /// By block: its client, and the client's mappings there.
     blocks: Vec<Option<(IpAddr, u32)>>,

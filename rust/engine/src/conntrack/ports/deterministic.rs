@@ -12,7 +12,7 @@ use crate::cidr::Cidr;
 /// Each client's block is that of its position in the clients' networks. Nothing need be logged,
 /// and each client has its ports for ever: one that is idle wastes them, and one beyond the last
 /// block, or outside of the networks, gets none.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Deterministic {
     layout: Layout,
     clients: Vec<Cidr>,

@@ -32,7 +32,7 @@ impl Mapping {
 ///
 /// Nearly always it is one. A client that reaches one backend by two frontends from one port needs
 /// a second: both flows would have the same tuple towards the backend.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mappings(HashMap<Key, Vec<(u16, u32)>, HashKey>);
 
 type Key = (AddressKey<IpAddr>, AddressKey<IpAddr>, u32);

@@ -4,7 +4,7 @@
 //! pool gets a bit per port, 8 kB, so that the search for a free one stays a pass over words.
 
 /// Leased ports.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Taken {
     Few(Vec<u16>),
     Many { bits: Box<[u64; WORDS]>, count: u32 },
