@@ -1,5 +1,5 @@
 """What opening a connection costs on each way, with one Service and with many, in turns of a
-twentieth of a second.
+twentieth of a second unless asked otherwise.
 
 Writes benches/results/connects.json and a part of benches/RESULTS.md. Needs root.
 """
@@ -18,11 +18,10 @@ WAYS: Final = ("forward", BASELINE, "kernel-choice", "first-packet", "cached", "
 MANY_WAYS: Final = (BASELINE, "kernel-choice", "first-packet", "cached")
 """Of these with more than one Service."""
 FIELDS: Final = {"p50_us": "connect p50 µs", "p99_us": "p99 µs", "rate": "connections/s"}
-TURN_SECONDS: Final = 0.05
 Row = dict[str, Compared]
 
 
-def measure(services: int, rounds: int) -> dict[str, Row]:
+def measure(services: int, rounds: int, seconds: float) -> dict[str, Row]:
     """By way and field."""
     names = WAYS if services == 1 else MANY_WAYS
     samples: dict[str, list[Connections]] = {}
@@ -31,7 +30,7 @@ def measure(services: int, rounds: int) -> dict[str, Row]:
         for turn in range(rounds + 1):
             order = list(served.items())
             for name, way in order if turn % 2 else reversed(order):
-                done = opened(way)
+                done = opened(way, seconds)
                 if turn:
                     samples.setdefault(name, []).append(done)
     return {
@@ -47,9 +46,9 @@ def measure(services: int, rounds: int) -> dict[str, Row]:
     }
 
 
-def opened(way: Served) -> Connections:
+def opened(way: Served, seconds: float) -> Connections:
     """The connections of a turn."""
-    return way.network.traffic.connect(way.address(Family.IPV4), seconds=TURN_SECONDS)
+    return way.network.traffic.connect(way.address(Family.IPV4), seconds=seconds)
 
 
 def values(field: str, turns: list[Connections]) -> list[float]:
@@ -65,7 +64,7 @@ def cells(row: Compared) -> list[str]:
     return [figure(row["median"]), figure(row["least"]), spread]
 
 
-def page(results: dict[str, dict[str, Row]], rounds: int) -> str:
+def page(results: dict[str, dict[str, Row]], rounds: int, seconds: float) -> str:
     """The part of benches/RESULTS.md."""
     columns = [
         "way",
@@ -77,10 +76,11 @@ def page(results: dict[str, dict[str, Row]], rounds: int) -> str:
         for services, rows in results.items()
         for name, row in rows.items()
     ]
-    text = f"{machine()} Rounds: {rounds}. The median and the best of rounds, and the median of"
-    return (
-        f"{text} each round's own ratio to nft DNAT with its quartiles.\n\n{table(columns, lines)}"
+    text = (
+        f"{machine()} Rounds: {rounds}, turns of {seconds} s. The median and the best of rounds,"
+        " and the median of each round's own ratio to nft DNAT with its quartiles."
     )
+    return f"{text}\n\n{table(columns, lines)}"
 
 
 def main() -> None:
@@ -92,10 +92,16 @@ def main() -> None:
         "--services", type=int, nargs="+", default=[1, 10_000], help="numbers of Services"
     )
     parser.add_argument("--rounds", type=int, default=100, help="times that each is measured")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.05,
+        help="length of a turn; longer ones show what is done for the first events of a second",
+    )
     arguments = parser.parse_args()
-    rounds = arguments.rounds
-    results = {str(services): measure(services, rounds) for services in arguments.services}
-    store("connects", "make bench-datapath", results, page(results, rounds))
+    rounds, seconds = arguments.rounds, arguments.seconds
+    results = {str(services): measure(services, rounds, seconds) for services in arguments.services}
+    store("connects", "make bench-datapath", results, page(results, rounds, seconds))
 
 
 if __name__ == "__main__":
