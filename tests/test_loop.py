@@ -2,12 +2,14 @@
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 import kbe_nat
 from kbe_nat._native import ACTIONS
 from kbe_nat.drivers import thread
+from kbe_nat.drivers.capture import CaptureQueue
 from kbe_nat.drivers.queue import VERDICT, Batch
 from kbe_nat.drivers.thread import LoopThread, NativeThread, Persistent
 from kbe_nat.errors import ConntrackError
@@ -72,6 +74,16 @@ def test_every_packet_gets_its_verdict() -> None:
     loop.run()
     assert queue.verdicts == [("drop", "drop"), (), ("drop",)]
     assert (loop.packets, loop.batches, loop.panics) == (3, 2, 0)
+
+
+def test_a_loop_tells_its_queue(tmp_path: Path) -> None:
+    capture, copy = "examples/traffic.pcap", tmp_path / "copy.pcap"
+    with CaptureQueue(capture, copy) as queue:
+        loop = kbe_nat.Loop(kbe_nat.Engine(), queue)
+        loop.run()
+        assert repr(queue) == f"<CaptureQueue {capture} -> {copy}>"
+        assert repr(loop) == f"<Loop of {queue}: {loop.packets} packets>"
+    assert repr(CaptureQueue(capture)) == f"<CaptureQueue {capture}>"
 
 
 def test_what_a_queue_raises_ends_the_loop() -> None:

@@ -126,6 +126,7 @@ def test_every_path_may_be_a_str(tmp_path: Path) -> None:
         assert lab.validate(kind(tmp_path / "x.yaml")) == []
         lab.run(kind(tmp_path / "x.yaml"), run)
         result = lab.Result(run)
+        assert repr(result) == f"<Result {run}: {', '.join(result.tables)}>"
         lab.reproduce(run, again)
         lab.run(kind(tmp_path / "x.yaml"), part, shard=(1, 1))
         lab.merge(whole, [part])

@@ -94,6 +94,7 @@ def test_two_choices(draws: int, low: int, high: int) -> None:
     draw, ln ln n / ln d = 3.2 or 2.0 and a constant with more (Azar et al. 1994).
     """
     assignment = lab.Assignment(lab.Strategy("lcd", draws=draws), lab.backends(10_000))
+    assert repr(assignment) == "<Assignment lcd: 10000 backends>"
     assignment.throw(KEYS[:10_000])
     assert low <= max(assignment.loads) <= high
 

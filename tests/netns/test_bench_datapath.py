@@ -41,11 +41,11 @@ def test_established_packets_are_timed_on_every_way(family: Family) -> None:
 
 def test_connects_are_timed_on_every_way() -> None:
     usable(*connects.WAYS)
-    results = {"1": connects.measure(1, 3), "20": connects.measure(20, 3)}
+    results = {"1": connects.measure(1, 3, 0.05), "20": connects.measure(20, 3, 0.05)}
     assert [tuple(rows) for rows in results.values()] == [connects.WAYS, connects.MANY_WAYS]
     for rows in results.values():
         assert all(row["ratio_p50"] == 1 for row in rows[BASELINE].values())
-    assert_table(connects.page(results, 3), len(connects.WAYS) + len(connects.MANY_WAYS))
+    assert_table(connects.page(results, 3, 0.05), len(connects.WAYS) + len(connects.MANY_WAYS))
 
 
 def test_ratios_are_those_of_the_rounds() -> None:

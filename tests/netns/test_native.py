@@ -430,6 +430,7 @@ def test_f17_f18_verdicts_on_packets_that_are_gone_are_no_error(cluster: Cluster
 
 def test_a_queue_that_cannot_be_had_says_why(cluster: Cluster) -> None:
     with inside(cluster.node.path, lambda: NativeQueue(7)) as queue:
+        assert repr(queue) == "<NativeQueue 7>"
         with pytest.raises(QueueError, match="queue 7 is taken by another process"):
             inside(cluster.node.path, lambda: NativeQueue(7))
         queue.close()

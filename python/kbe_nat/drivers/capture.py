@@ -50,6 +50,7 @@ class CaptureQueue:
         files that are read, or directories of such. `progress` is told after each batch how many
         bytes of the source were read. Raises `CaptureError`.
         """
+        self._names = (source, target)
         source = "/dev/stdin" if str(source) == "-" else source
         self._progress = progress
         self.max_packets = MAX_PACKETS
@@ -76,6 +77,10 @@ class CaptureQueue:
         except OSError as error:
             self._discard()
             raise CaptureError(f"{self._target}: {error.strerror or error}") from None
+
+    def __repr__(self) -> str:
+        source, target = self._names
+        return f"<CaptureQueue {source}{'' if target is None else f' -> {target}'}>"
 
     def _output_name(self) -> str | None:
         """Name of the file that is written: one beside the target, which takes its place in the

@@ -49,6 +49,7 @@ class NetfilterQueue:
             import netfilterqueue
         except ImportError as error:
             raise QueueError(f"the package netfilterqueue cannot be used: {error}") from None
+        self._number = number
         self._marks = marks or Marks()
         self._backend_ids = backend_ids
         self._timeout = timeout
@@ -67,6 +68,9 @@ class NetfilterQueue:
         except OSError as error:
             reason = "another process has it, or CAP_NET_ADMIN is missing"
             raise QueueError(f"queue {number} cannot be bound: {reason} ({error})") from None
+
+    def __repr__(self) -> str:
+        return f"<NetfilterQueue {self._number}>"
 
     def __enter__(self) -> Self:
         return self

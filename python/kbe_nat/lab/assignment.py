@@ -43,8 +43,12 @@ class Assignment:
             spec, strategy_class = {"name": "python"}, strategy
         else:
             spec, strategy_class = _values(strategy), None
+        self._name = strategy.__name__ if isinstance(strategy, type) else spec["name"]
         self._native = NativeAssignment(msgspec.json.encode(spec), seed, strategy_class)
         self.set_backends(backends)
+
+    def __repr__(self) -> str:
+        return f"<Assignment {self._name}: {len(self.loads)} backends>"
 
     def set_backends(self, backends: Sequence[Backend]) -> None:
         """List these in the place of those before. No backend has a connection then. Raises

@@ -29,6 +29,9 @@ class Result:
         self.keep_alive: object = None
         """The temporary folder, where there is one."""
 
+    def __repr__(self) -> str:
+        return f"<Result {self.folder.path}: {', '.join(self.tables)}>"
+
     @cached_property
     def scenario(self) -> AnyScenario:
         """The scenario that was run."""

@@ -66,6 +66,7 @@ impl BackendIdMap {
 /// A netfilter queue of the kernel; see `kbe_nat.drivers.native.NativeQueue`.
 #[pyclass(frozen, subclass, module = "kbe_nat._native")]
 pub(crate) struct KernelQueue {
+    number: u16,
     queue: Mutex<Option<datapath::KernelQueue>>,
     truncated: Arc<AtomicU64>,
 }
@@ -98,7 +99,7 @@ impl KernelQueue {
             .detach(|| datapath::KernelQueue::bind(number, marks, rewrite, &options))
             .map_err(|error| errors::queue(&error))?;
         let truncated = queue.truncated_packets();
-        Ok(Self { queue: Mutex::new(Some(queue)), truncated })
+        Ok(Self { number, queue: Mutex::new(Some(queue)), truncated })
     }
 
     /// Packets of which the kernel handed out only the first 65,531 bytes. With `backend_ids` they
@@ -112,6 +113,10 @@ impl KernelQueue {
     /// Unbind the queue; packets in it are dropped. Waits for a running loop.
     fn close(&self, py: Python<'_>) {
         py.detach(|| *self.lock() = None);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<NativeQueue {}>", self.number)
     }
 }
 
@@ -208,6 +213,11 @@ impl Loop {
     #[getter]
     fn panics(&self) -> u64 {
         self.own.panics()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let queue = self.queue.bind(py).repr()?;
+        Ok(format!("<Loop of {queue}: {} packets>", self.packets()))
     }
 }
 
