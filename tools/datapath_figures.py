@@ -141,7 +141,7 @@ def drawing(established: Figures, connects: Figures, every_packet: float) -> Ite
     yield ""
     every, first = (connects["1"][way]["p99_us"] for way in ("every-packet", "first-packet"))
     yield "The slowest hundredth of connections (p99) takes, to open, in times nft DNAT's:"
-    yield f"`every-packet` {every['ratio_p50']:.0f}, `first-packet` {first['ratio_p50']:.1f}."
+    yield f"`every-packet` {every['ratio_p50']:.1f}, `first-packet` {first['ratio_p50']:.1f}."
 
 
 def opening(way: str, path: str, connects: Figures) -> str:
