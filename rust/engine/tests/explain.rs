@@ -2,6 +2,9 @@
 
 mod scene;
 
+use std::net::SocketAddr;
+
+use kbe_nat_engine::tuple::Protocol;
 use kbe_nat_engine::{Action, Cause, Config, Meta, ServiceSpec, Strategy, Verdict};
 use scene::*;
 
@@ -87,19 +90,34 @@ fn a_flow_that_is_over_leaves_its_place() {
 fn a_flow_that_is_over_is_no_load() {
     for family in FAMILIES {
         for strategy in [Strategy::LeastConn, Strategy::WeightedLeastConn, Strategy::TwoChoices] {
-            let specs = specs(family, 3).into_iter().map(|spec| ServiceSpec { strategy, ..spec });
-            let mut scene = Scene::new(Config::default(), specs.collect());
-            let first = |client| udp(family.client(client, 5000), family.vip(), b"");
-            for client in 0..8 {
-                scene.expect(first(client), Action::Translate, Cause::New);
-            }
-            scene.pass(31.0);
-            for client in 0..8 {
-                let explanation = scene.engine.explain(scene.now, &first(client), Meta::default());
-                let sent = scene.expect(first(client), Action::Translate, Cause::New);
-                let (_, backend) = ends(&sent);
-                assert_eq!(explanation.backend, Some(backend), "{strategy:?} {client}");
-            }
+            reopen_all(family, strategy, Protocol::UDP, |from, to| udp(from, to, b""));
+            reopen_all(family, strategy, Protocol::TCP, |from, to| {
+                tcp(from, to, &Tcp::new(SYN, 1, 0))
+            });
         }
+    }
+}
+
+/// Opens flows, lets them expire and opens each again, at the backend that is foretold.
+fn reopen_all(
+    family: Family,
+    strategy: Strategy,
+    protocol: Protocol,
+    opening: fn(SocketAddr, SocketAddr) -> Vec<u8>,
+) {
+    let backends = [0, 1, 2].map(|number| family.backend(number));
+    let spec = spec("default/web:", protocol, family.vip(), &backends);
+    let mut scene = Scene::new(Config::default(), vec![ServiceSpec { strategy, ..spec }]);
+    let first = |client| opening(family.client(client, 5000), family.vip());
+    for client in 0..8 {
+        scene.expect(first(client), Action::Translate, Cause::New);
+    }
+    // Longer than any flow waits for its first answer.
+    scene.pass(121.0);
+    for client in 0..8 {
+        let explanation = scene.engine.explain(scene.now, &first(client), Meta::default());
+        let sent = scene.expect(first(client), Action::Translate, Cause::New);
+        let (_, backend) = ends(&sent);
+        assert_eq!(explanation.backend, Some(backend), "{protocol} {strategy:?} {client}");
     }
 }
