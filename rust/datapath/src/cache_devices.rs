@@ -28,6 +28,7 @@ use kbe_nat_flowcache as flowcache;
 use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
 use kbe_nat_netlink::links::{ANY_DEVICE, IPSEC_ALONE, Link, Links};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::bridges::Bridges;
 use crate::locking::lock;
@@ -221,13 +222,14 @@ impl CacheDevices {
     ) -> io::Result<Vec<CachedFlow>> {
         let (mut voided, mut rest) = (Vec::new(), lock(&self.rest));
         for &(device, link) in neighbours {
-            let started = Instant::now();
-            if rest.is_some_and(|end| started < end) {
+            if rest.is_some_and(|end| Instant::now() < end) {
                 devices.insert(device);
                 continue;
             }
+            let started = thread_time();
             voided.extend(self.cache.void_neighbour(device, link)?);
-            let took = started.elapsed();
+            // A busy machine makes no search longer: other threads have run meanwhile.
+            let took = thread_time().saturating_sub(started);
             // Mostly there are few entries, and many neighbours may change at once.
             *rest = (took > QUICK).then(|| Instant::now() + took * REST);
         }
@@ -239,6 +241,11 @@ impl CacheDevices {
         self.device_voids.fetch_add(1, Ordering::Relaxed);
         self.cache.void_device(device)
     }
+}
+
+/// How long this thread has run.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// The devices of this thread's network namespace, but for loopback and ports of others, that a
