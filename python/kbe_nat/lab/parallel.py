@@ -10,9 +10,10 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -57,7 +58,7 @@ def in_processes(
         import joblib
     count = max(min(count, len(cells)), 1)
     with Roll() as roll:
-        with joblib.parallel_config(backend="loky", n_jobs=count, initializer=_leave_interrupts):
+        with joblib.parallel_config(backend="loky", n_jobs=count):
             parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1)
         outcomes = _outcomes(parallel, jobs_of(cells, classes, folder, roll.path))
         try:
@@ -116,20 +117,35 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     import joblib
 
-    outcomes = parallel(joblib.delayed(job)() for job in jobs)
-    try:
+    with ExitStack() as stack:
+        with _interrupts_blocked():
+            outcomes = parallel(joblib.delayed(job)() for job in jobs)
+            stack.callback(_end, outcomes)
         yield from outcomes
+
+
+def _end(outcomes: Generator[Outcome]) -> None:
+    """After an error, or when the caller has had enough, joblib ends all processes at once, and
+    warns that their work is lost. It is not: the folder says what is finished.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcomes.close()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C at a terminal comes to all processes, and this one ends the others. Processes and
+    threads that begin in the block inherit its mask, so that none is interrupted, not even while
+    Python starts in it. This thread is interrupted when the block is over.
+    """
+    # Python's tracker, which a worker needs, would unblock them as it starts.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
-        # After an error, or when the caller has had enough, joblib ends all processes at once, and
-        # warns that their work is lost. It is not: the folder says what is finished.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            outcomes.close()
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C at a terminal comes to all processes. The caller ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
