@@ -44,7 +44,7 @@ def test_f131_a_command_that_hangs_is_killed_with_all_that_it_has_started(tmp_pa
     )
     started = time.monotonic()
     with pytest.raises(RulesError, match=r"^sh -c .*: not done after \d s, and killed$"):
-        output_of(("sh", "-c", script), RulesError, seconds=1)
+        output_of(("sh", "-c", script), RulesError, seconds=3)
     assert time.monotonic() - started < 20
     for name in ("child", "self"):
         pid = int((tmp_path / name).read_text())
@@ -72,7 +72,7 @@ def test_f131_one_that_prints_without_end_is_killed(monkeypatch: pytest.MonkeyPa
 def test_f131_a_grace_period_ends_what_runs_and_bounds_what_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(commands, "ENDING_SECONDS", 2.0)
+    monkeypatch.setattr(commands, "ENDING_SECONDS", 5.0)
     grace = GracePeriod()
     runner = Commands(grace=grace)
     begin = threading.Timer(0.3, grace.start)
@@ -80,13 +80,13 @@ def test_f131_a_grace_period_ends_what_runs_and_bounds_what_comes(
     started = time.monotonic()
     with pytest.raises(RulesError, match="sleep 600: not done"):
         runner.run(("sleep", "600"))
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 4.5
     begin.join()
     assert runner.run(("echo", "rules")) == "rules\n", "there is still time to take rules away"
     for _ in range(3):
         with pytest.raises(RulesError, match="sleep 600: not done"):
             runner.run(("sleep", "600"))
-    assert time.monotonic() - started < 5, "for all of them together"
+    assert time.monotonic() - started < 10, "for all of them together"
 
 
 def test_f131_signal_handlers_may_start_a_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_f131_there_is_something_to_do_meanwhile() -> None:
     grace = GracePeriod()
     turns: list[float] = []
     grace.while_waiting = lambda: turns.append(time.monotonic())
-    Commands(grace=grace).run(("sleep", "1"))
+    Commands(grace=grace).run(("sleep", "3"))
     assert len(turns) >= 3
 
 

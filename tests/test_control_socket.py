@@ -138,7 +138,7 @@ def test_f127_a_request_may_come_in_pieces_and_without_an_end(path: Path) -> Non
 
 def test_f127_conversations_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that take no answer hold a place each, until their patience is over."""
-    monkeypatch.setattr(control_socket, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(control_socket, "SEND_SECONDS", 5.0)
     monkeypatch.setattr(control_socket, "MAX_CONVERSATIONS", 3)
 
     def answer(request: dict[str, Any]) -> Iterator[Any]:
@@ -281,7 +281,8 @@ def test_f135_a_peer_that_is_no_daemon_hangs_nobody(
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control_client, "ANSWER_SECONDS", 1.0)
+    is_late = "has not answered" in reason
+    monkeypatch.setattr(control_client, "ANSWER_SECONDS", 1.0 if is_late else 30.0)
     path = tmp_path / "control.sock"
     with peer(path, behaves):
         with pytest.raises(ControlError, match=reason):

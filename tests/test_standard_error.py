@@ -24,7 +24,7 @@ LIMIT = 3.0
 def drained(descriptor: int) -> bytes:
     """Everything that waits to be read."""
     content = b""
-    while select.select([descriptor], [], [], 0.2)[0]:
+    while select.select([descriptor], [], [], 2.0)[0]:
         try:
             read = os.read(descriptor, 1 << 16)
         except OSError:

@@ -143,7 +143,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_ended_goes_on(tmp_path: Path, kind: signal.Signals) -> None:
     """Its finished cells are kept, no half of a file counts, and no traceback is written."""
-    values = scenario(traffic=[poisson(2000)], duration=20, strategies=["rr", "mh"], repeats=3)
+    values = scenario(traffic=[poisson(2000)], duration=20, strategies=["rr", "mh"], repeats=15)
     (tmp_path / "x.yaml").write_text(json.dumps(values))
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "kbe_nat", "lab", "run", "x.yaml", "-d", str(folder)]
@@ -164,7 +164,7 @@ def test_a_run_that_was_ended_goes_on(tmp_path: Path, kind: signal.Signals) -> N
     assert process.returncode in (130, -9)
     assert b"Traceback" not in err
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*.json")}
-    assert 0 < len(finished) < 6
+    assert 0 < len(finished) < 30
     result = lab.run(values, folder)
     assert all(path.stat().st_mtime_ns == moment for path, moment in finished.items())
     assert lab.differences(result, lab.run(values, tmp_path / "whole")) == []

@@ -9,7 +9,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// Ports of a process and a test of its own: other tests run beside this one.
 fn ports(test: u16) -> Ports {
-    let first = 20_000 + (std::process::id() % 1_000) as u16 * 20 + test * 4;
+    let first = 20_000 + (std::process::id() % 600) as u16 * 20 + test * 4;
     Ports { udp: first, bulk: first + 1, short: first + 2, exchange: first + 3 }
 }
 
@@ -107,14 +107,14 @@ fn streams_are_received_whole() {
 fn what_settles_is_in_neither_the_bytes_nor_the_time() {
     let ports = ports(4);
     let server = Server::start("this", &ports).expect("the ports are free");
-    let settle = Duration::from_millis(600);
+    let settle = Duration::from_secs(3);
     for to in loopbacks(ports.udp) {
         let before = server.counts().answered;
         let asking = Asking { count: 10, rate: None, wait: WAIT, is_fresh: false, settle };
         let pings = ping(to, &asking).expect("sockets can be opened");
         assert_eq!((pings.sent, pings.answered, pings.latencies.count), (10, 10, 10));
-        assert!(pings.seconds < 0.3);
-        // On an idle machine there are six.
+        assert!(pings.seconds < 2.0);
+        // On an idle machine there are thirty.
         eventually(|| server.counts().answered >= before + 10 + 3);
         let before = server.counts().answered;
         let flows = Flows::open(to, 2, settle).expect("sockets can be opened");
@@ -126,7 +126,7 @@ fn what_settles_is_in_neither_the_bytes_nor_the_time() {
         let before = server.counts().bytes;
         let stream = bulk(to, 1, 1, settle).expect("the server takes it");
         assert_eq!(stream.bytes, 1 << 20);
-        assert!(stream.seconds < 0.5);
+        assert!(stream.seconds < 2.5);
         assert!(server.counts().bytes > before + (1 << 20), "a byte now and then");
     }
 }
