@@ -593,6 +593,25 @@ def test_a_consumer_that_has_failed_is_rebuilt(monkeypatch: pytest.MonkeyPatch) 
     check(world)
 
 
+def test_a_plan_is_shown_once_it_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or once the kernel has refused it."""
+    world = World(first_packet(), tells=True)
+    world.controller.install()
+    web = Service("default", "a", ("172.30.0.1",), (ServicePort("tcp-80", "tcp", 80),))
+    world.do_service(web)
+    seen: list[int] = []
+
+    def refusing(datapath: FirstPacket) -> None:
+        seen.append(len(world.controller.plan.ports))
+        raise RulesError("no")
+
+    monkeypatch.setattr(FirstPacket, "update", refusing)
+    with pytest.raises(RulesError):
+        world.do_service(structs.replace(web, name="b", cluster_ips=("172.30.0.2",)))
+    assert seen == [1]
+    assert len(world.controller.plan.ports) == 2
+
+
 def test_a_planner_that_has_failed_plans_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(first_packet(), tells=True)
     web = Service("default", "a", ("172.30.0.1",), (ServicePort("tcp-80", "tcp", 80),))

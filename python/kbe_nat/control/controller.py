@@ -63,6 +63,8 @@ class Controller:
         self._is_node_new = False
         self._overrides = Overrides()
         self._planner = Planner(self._overrides.apply_to)
+        self.plan: Plan = self._planner.plan
+        """The newest plan that is in force, or that the kernel has refused."""
         self._touched: Set[ServiceKey] | None = None
         """Services that the snapshot has touched since it was planned last; None: any."""
         self._removals = BackendRemovals(removed_seconds)
@@ -73,11 +75,6 @@ class Controller:
         """Consumers that come after the kernel."""
         self._is_installed = False
         self._lock = threading.RLock()
-
-    @property
-    def plan(self) -> Plan:
-        """The newest plan."""
-        return self._planner.plan
 
     @property
     def drains(self) -> Collection[str]:
@@ -314,11 +311,13 @@ class Controller:
         options = self._options(self.snapshot)
         delta = self._planner.update(self.snapshot, options, self._touched, overridden)
         self._touched = frozenset()
-        for consumer in self._consumers:
-            consumer.take(delta)
         try:
+            for consumer in self._consumers:
+                consumer.take(delta)
             self._put_in_force(delta)
         finally:
+            # Not before: whoever has seen a Service in a list connects to it.
+            self.plan = delta.plan
             for follower in self._followers:
                 follower.take(delta)
 
