@@ -28,10 +28,10 @@ use kbe_nat_flowcache as flowcache;
 use kbe_nat_flowcache::{CachedFlow, FlowCache};
 use kbe_nat_netlink::doubts::{Device, Doubt, Doubts, LinkAddress, Topic};
 use kbe_nat_netlink::links::{ANY_DEVICE, IPSEC_ALONE, Link, Links};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::bridges::Bridges;
 use crate::locking::lock;
+use crate::thread_time::thread_time;
 
 /// Puts the cache on devices as they come, takes it off, and voids what has to do with them.
 #[derive(Debug)]
@@ -228,7 +228,6 @@ impl CacheDevices {
             }
             let started = thread_time();
             voided.extend(self.cache.void_neighbour(device, link)?);
-            // A busy machine makes no search longer: other threads have run meanwhile.
             let took = thread_time().saturating_sub(started);
             // Mostly there are few entries, and many neighbours may change at once.
             *rest = (took > QUICK).then(|| Instant::now() + took * REST);
@@ -241,11 +240,6 @@ impl CacheDevices {
         self.device_voids.fetch_add(1, Ordering::Relaxed);
         self.cache.void_device(device)
     }
-}
-
-/// How long this thread has run.
-fn thread_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 /// The devices of this thread's network namespace, but for loopback and ports of others, that a

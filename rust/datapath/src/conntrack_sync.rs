@@ -44,6 +44,7 @@ use crate::kernel_flows::{is_restored, kernel_flow};
 use crate::locking::lock;
 use crate::paced_selections::{PATIENCE, PacedSelections};
 use crate::selections::merge;
+use crate::thread_time::thread_time;
 use crate::update_budget::{Budget, UPDATES};
 
 /// Tells an engine what becomes of the kernel's flows. One thread runs it, others use the rest.
@@ -119,8 +120,9 @@ impl ConntrackSync {
             // Flows of removed backends go ahead of the full resync, which takes longer.
             let due = frontends.take_due(started);
             if !due.is_empty() {
+                let started = thread_time();
                 self.resync_selections(engine, requests, &due)?;
-                frontends.rest(Instant::now(), started.elapsed());
+                frontends.rest(Instant::now(), thread_time().saturating_sub(started));
             }
             let is_wanted = self.cache.as_ref().is_some_and(|cache| cache.takes_resync());
             if self.cache.as_ref().is_some_and(|cache| cache.takes_loss()) {

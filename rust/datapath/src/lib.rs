@@ -17,6 +17,7 @@ mod kernel_flows;
 mod locking;
 mod paced_selections;
 mod selections;
+mod thread_time;
 mod update_budget;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

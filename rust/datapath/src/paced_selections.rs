@@ -36,7 +36,7 @@ impl PacedSelections {
         if now < self.next { Vec::new() } else { std::mem::take(&mut self.waiting) }
     }
 
-    /// Notes that a resync is over that took so long.
+    /// Notes that a resync is over for which the thread has run so long.
     pub(crate) fn rest(&mut self, now: Instant, took: Duration) {
         self.next = now + (took * REST).min(LONGEST_REST);
     }
