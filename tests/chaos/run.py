@@ -117,6 +117,7 @@ class Faults:
             endpoints,
             chance,
         )
+        self._decks: dict[tuple[Callable[[], None], ...], list[Callable[[], None]]] = {}
         self.counts: dict[str, int] = {}
         self.history: list[tuple[float, str]] = []
         """When each began."""
@@ -138,8 +139,11 @@ class Faults:
         )
 
     def happen(self, faults: tuple[Callable[[], None], ...]) -> None:
-        """One of these."""
-        fault = self._chance.choice(faults)
+        """One of these; each comes once before any comes again."""
+        deck = self._decks.setdefault(faults, [])
+        if not deck:
+            deck.extend(self._chance.sample(faults, len(faults)))
+        fault = deck.pop()
         self.history.append((time.monotonic(), fault.__name__))
         self.counts[fault.__name__] = self.counts.get(fault.__name__, 0) + 1
         fault()
@@ -276,7 +280,7 @@ def run(minutes: float, seed: int, datapath: str, progress: Console) -> dict[str
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kbe-chaos-")))
         (folder / "objects").mkdir()
         cluster = stack.enter_context(cluster_of_pods())
-        endpoints = Endpoints(folder / "objects", chance)
+        endpoints = Endpoints(folder / "objects", random.Random(f"{seed} endpoints"))
         endpoints.begin()
         proxy = Proxy(cluster.node, folder, datapath)
         proxy.start()

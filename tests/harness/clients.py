@@ -91,6 +91,7 @@ class Clients(AbstractContextManager["Clients"]):
         kind: socket.SocketKind = socket.SOCK_DGRAM,
         to: tuple[str, int] | None = None,
     ) -> None:
+        self.questions = 0
         self._to = to or (VIPS[family], PORT)
         domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
         self._kind = kind
@@ -118,6 +119,7 @@ class Clients(AbstractContextManager["Clients"]):
             while (
                 silent := [client for client in group if client not in answers]
             ) and time.monotonic() < deadline:
+                self.questions += len(silent)
                 answers |= answered(silent, 1)
         return [answers.get(client, "") for client in self.sockets]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from typing import Any, Self
 from harness.waiting import eventually
 from kbe_nat.daemon.checkpoints import Stamp
 from kbe_nat.daemon.settings import Settings
+from kbe_nat.errors import PlaygroundError
 from kbe_nat.playground.cluster import Cluster
 from kbe_nat.rules.rule import DatapathKind
 
@@ -167,7 +169,7 @@ class Daemon:
 
 
 def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
-    return cluster.client.call("curl", "-sS", "--max-time", "2", url)
+    return cluster.client.call("curl", "-sS", "--max-time", "10", url)
 
 
 def kernel_rules(cluster: Cluster) -> str:
@@ -200,7 +202,21 @@ def pid(own: Daemon) -> int:
 
 
 def serves(own: Daemon) -> bool:
-    return VIP in curl(own.cluster)
+    with suppress(PlaygroundError):
+        return VIP in curl(own.cluster)
+    return False
+
+
+def until_pages_answer(own: Daemon) -> None:
+    """They begin when the daemon serves already."""
+    page = "http://127.0.0.1:10249/healthz"
+
+    def are_there() -> bool:
+        with suppress(PlaygroundError):
+            return own.cluster.node.call("curl", "-sS", "--max-time", "20", page) == "ok"
+        return False
+
+    eventually(are_there)
 
 
 def counted(own: Daemon, folder: str) -> int:

@@ -22,7 +22,9 @@ def rows(cluster: Cluster, own: Talk) -> list[str]:
     """Conntrack's listing of the flow."""
     family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
     listing = cluster.node.call("conntrack", "-L", "-o", "id", "-f", family).splitlines()
-    return [row for row in listing if f"sport={own.source[1]} " in row]
+    protocol = "tcp" if own.socket.type == socket.SOCK_STREAM else "udp"
+    ends = (f"dst={own.destination[0]} ", f"sport={own.source[1]} ")
+    return [row for row in listing if row.startswith(protocol) and all(end in row for end in ends)]
 
 
 def tracked(cluster: Cluster, own: Talk) -> Tracked:

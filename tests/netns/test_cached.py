@@ -33,7 +33,7 @@ from harness.programs import SHA256_SINK
 from harness.tracked import invalid, kernel_sees, rows, tracked
 from harness.waiting import eventually
 from kbe_nat.family import Family
-from kbe_nat.playground.cluster import NODE_ADDRESS, NODE_ADDRESS_6, Cluster
+from kbe_nat.playground.cluster import NODE_ADDRESS, NODE_ADDRESS_6
 from kbe_nat.rules.rule import DatapathKind
 
 NODES = {Family.IPV4: NODE_ADDRESS, Family.IPV6: NODE_ADDRESS_6}
@@ -240,7 +240,7 @@ def test_f141_a_flow_that_a_rule_drops_is_never_cached(
         (daemon.folder / "rules").write_text(TABLE % f"meta l4proto {protocol} th dport 9953 drop")
         daemon.cluster.node.call("nft", "-f", str(daemon.folder / "rules"))
         if protocol == "tcp":
-            eventually(lambda: counters(daemon)["cache-proposed"] == 1)
+            eventually(lambda: counters(daemon)["cache-proposed"] >= 1)
         before = hits(daemon)
         assert all(own.is_silent(0.2) for _ in range(10))
         assert hits(daemon) == before
@@ -254,20 +254,12 @@ def test_a_packet_now_and_then_keeps_conntracks_entry(
     own = cached(family, "udp")
     before = hits(daemon)
     with steadily(own):
-        number = tracked_number(daemon.cluster, own)
+        number = tracked(daemon.cluster, own).number
         # So many as take longer than the timeout, which the count of renewals tells.
         renewals = counters(daemon)["cache-renewals"]
         eventually(lambda: counters(daemon)["cache-renewals"] - renewals >= 16, 60)
-        assert tracked_number(daemon.cluster, own) == number, "it is the same entry still"
+        assert tracked(daemon.cluster, own).number == number, "it is the same entry still"
     assert hits(daemon) > before
-
-
-def tracked_number(cluster: Cluster, own: Talk) -> str:
-    """Conntrack's number of a flow."""
-    family = "ipv6" if own.socket.family == socket.AF_INET6 else "ipv4"
-    rows = cluster.node.call("conntrack", "-L", "-o", "id", "-f", family).splitlines()
-    [row] = [row for row in rows if f"sport={own.source[1]} " in row]
-    return next(word for word in row.split() if word.startswith("id="))
 
 
 @FAMILIES
@@ -277,7 +269,8 @@ def test_datagrams_leave_a_backend_that_is_removed_and_connections_stay(
     datagrams, connection = cached(family, "udp"), cached(family, "tcp")
     serve(daemon, "b")
     await_backend(daemon, "172.17.0.4:9953")
-    eventually(lambda: datagrams.ask() == "b")
+    # What was on its way as they moved may be lost.
+    eventually(lambda: not datagrams.is_silent(0.5) and datagrams.ask() == "b")
     assert {datagrams.ask() for _ in range(50)} == {"b"}
     assert connection.ask() == "a"
     datagrams.await_cache()

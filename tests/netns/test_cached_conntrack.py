@@ -104,9 +104,10 @@ def test_a_client_with_all_the_room_leaves_some_for_another(
     daemon.start("--cache-flows", "4")
     with ExitStack() as stack:
         greedy = [stack.enter_context(talk(daemon, family, protocol)) for _ in range(5)]
-        eventually(lambda: sum(own.is_cached() for own in greedy) == 4)
+        # Each look asks the daemon ten times.
+        eventually(lambda: sum(own.is_cached() for own in greedy) == 4, 90)
         other = stack.enter_context(talk(daemon, family, protocol, where=daemon.cluster.pods[1]))
         other.await_cache()
-        eventually(lambda: sum(own.is_cached() for own in greedy) == 3)
+        eventually(lambda: sum(own.is_cached() for own in greedy) == 3, 90)
         assert any("had more need of the room" in own.explained() for own in greedy)
         assert other.is_cached()

@@ -61,7 +61,6 @@ def test_a_pod_that_changes_its_link_address_voids_nobody_elses_flow(
     node, pod = daemon.cluster.node, daemon.cluster.pods[0]
     with talk(daemon, family, "udp", (other, PORT)) as bystander:
         bystander.await_cache()
-        names = ("generations", "device-voids")
         before = counters(daemon)
         for turn in range(FLAPS):
             address = f"02:00:00:00:99:{turn:02x}"
@@ -74,7 +73,9 @@ def test_a_pod_that_changes_its_link_address_voids_nobody_elses_flow(
             for _ in range(20):
                 assert bystander.ask() == "b"
         after = counters(daemon)
-        assert [after[f"cache-{name}"] - before[f"cache-{name}"] for name in names] == [0, 0]
+        assert after["cache-generations"] == before["cache-generations"]
+        # Where the kernel has counted other work as the search's, the whole device is void.
+        assert after["cache-device-voids"] - before["cache-device-voids"] <= 2
         # Directions that have had no packet since the Service came.
         assert after["cache-void"] - before["cache-void"] <= 4
         assert after["cache-neighbour-voids"] - before["cache-neighbour-voids"] >= FLAPS // 2
@@ -221,7 +222,8 @@ def test_packets_are_handed_to_a_local_pod_while_both_ends_are_up(
         pod.call("ip", "link", "set", "eth0", "down")
         assert own.is_silent()
         plug(pod)
-        eventually(lambda: own.ask(0.5) == "local" if not own.is_silent() else False)
+        eventually(lambda: not own.is_silent())
+        assert own.ask() == "local"
         assert [own.ask() for _ in range(200)] == ["local"] * 200, "none is lost"
         eventually(lambda: is_handed_over(daemon, own))
         # What shapes the way out is not passed by.
@@ -254,7 +256,9 @@ def test_a_device_with_filters_of_tc_is_left_to_the_kernel(daemon: Daemon, cache
     own.await_cache()
     words = ("dev", "docker0", "parent", "ffff:fff2", "protocol", "ip", "u32")
     node.call("tc", "filter", "add", *words, "match", "u32", "0", "0", "classid", "1:1")
-    eventually(lambda: "filters of tc" in daemon.get("stats")["uncached_devices"]["docker0"])
+    eventually(
+        lambda: "filters of tc" in daemon.get("stats")["uncached_devices"].get("docker0", "")
+    )
     assert "filters of tc" in daemon.ask("get", "stats")
     eventually(lambda: not own.is_cached())
     show = "{}:{}"
@@ -276,7 +280,9 @@ def test_a_connection_that_begins_among_many_short_ones_is_cached_all_the_same(
     def flood() -> None:
         """Opens and ends connections until the daemon has heard enough of them."""
         domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
+        deadline = time.monotonic() + 60
         while not counters(daemon)["cache-pauses"]:
+            assert time.monotonic() < deadline
             for _ in range(400):
                 with socket.socket(domain, socket.SOCK_STREAM) as short:
                     short.settimeout(10)

@@ -98,12 +98,13 @@ def test_a_program_of_others_that_comes_later_sees_cached_packets(
     def seen() -> int:
         return sum(stranger.counters().values())
 
-    eventually(lambda: counters(daemon)["cache-moves-behind-others"] > 0)
-    own.await_cache()
-    before = seen()
-    assert own.is_cached()
-    assert seen() - before >= ROUNDS
-    # Once: nobody comes behind it any more.
+    def is_seen() -> bool:
+        before = seen()
+        return own.is_cached() and seen() - before >= ROUNDS
+
+    eventually(is_seen, 60)
+    # Nobody comes behind the stranger any more, which has come twice: for each direction.
     before = counters(daemon)["cache-moves-behind-others"]
     own.await_cache()
-    assert counters(daemon)["cache-moves-behind-others"] == before == 1
+    assert counters(daemon)["cache-moves-behind-others"] == before
+    assert before in (1, 2)

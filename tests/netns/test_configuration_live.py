@@ -36,6 +36,8 @@ def started(daemon: Daemon, text: str, *flags: str) -> None:
     config.write_text(text)
     daemon.start("--config", str(config), *flags)
     eventually(lambda: serves(daemon))
+    # The last that it does as it starts is to let connections be tracked as configured.
+    eventually(lambda: "serving " in daemon.log)
 
 
 def timeouts(daemon: Daemon) -> list[int]:

@@ -219,9 +219,11 @@ def test_options_go_the_kernels_way(stage: Router) -> None:
 def test_foreign_frames_are_not_carried(stage: Router, to: str, tag: bytes) -> None:
     with datagrams(stage, Family.IPV4) as flow, stage.link(stage.client, "c0") as link:
         content = frame(flow, packet(flow, b"question"), to)
-        with counted(stage, "foreign"), counted(stage, "hits", 0):
+        # What IPv6 tells its neighbours is foreign too.
+        before = stage.counter("foreign")
+        with counted(stage, "hits", 0):
             link.send(content[:12] + tag + content[12:])
-            eventually(lambda: stage.counter("foreign"))
+            eventually(lambda: stage.counter("foreign") > before)
 
 
 @FLOWS
@@ -321,7 +323,7 @@ def test_once_a_lease_a_packet_renews_entry_and_connection(flow: Datagrams) -> N
     renewed, hits = stage.counter("renewed") - before[0], stage.counter("hits") - before[1]
     # Of both directions. Busy machines are late.
     assert 4 <= renewed <= 8
-    assert hits > 20 * renewed
+    assert hits > 5 * renewed
 
 
 def is_over(flow: Datagrams) -> bool:
@@ -351,6 +353,9 @@ def test_a_rule_that_others_add_stops_a_flow_with_its_lease(flow: Datagrams) -> 
 def test_a_rule_that_others_add_stops_a_flow_at_once_when_the_cache_is_told(
     flow: Datagrams,
 ) -> None:
+    # The lease begins anew.
+    flow.router.cache.void()
+    flow.turn()
     with policy(flow.router):
         flow.go()
         flow.router.cache.void()

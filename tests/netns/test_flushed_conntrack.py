@@ -150,6 +150,8 @@ def test_f139_flows_go_on_whose_entries_others_delete_while_the_endpoint_talks(
         for turn in (1, 2, 3):
             remove(daemon, "-f", f"ipv{family}", *selection)
             eventually(partial(has_forgotten, daemon, turn * COUNT))
+            # They are counted before they are back.
+            eventually(lambda: len(tuples(daemon, family)) == COUNT)
         assert silent(clients, 10) == 0
         # None is heard whose entry is not back, so all are by now.
         entries = tuples(daemon, family)

@@ -97,6 +97,7 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: Family) 
     on_node = endpoints(family, "a", name="host").replace(pod, NODE[family])
     daemon.write("dns.yaml", ported + endpoints(family, "a"))
     daemon.write("host.yaml", host + on_node)
+    node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
     daemon.start()
     with ExitStack() as stack:
         strangers: list[tuple[Clients, str]] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.daemons import NOBODY, VIP, Daemon, curl
+from harness.daemons import NOBODY, VIP, Daemon, curl, until_pages_answer
 from harness.stage import PODS, add_ipv6
 from harness.waiting import eventually
 from kbe_nat.errors import PlaygroundError
@@ -34,17 +34,6 @@ def ask(name: Namespace, url: str) -> tuple[int, str]:
     answer = name.call("curl", "-gsS", "--max-time", "20", "-w", "\n%{http_code}", url)
     content, _, status = answer.rpartition("\n")
     return int(status), content
-
-
-def until_pages_answer(daemon: Daemon) -> None:
-    """They begin when the daemon serves already."""
-
-    def is_answered() -> bool:
-        with suppress(PlaygroundError):
-            return ask(daemon.cluster.node, f"{PAGES}/healthz") == (200, "ok")
-        return False
-
-    eventually(is_answered)
 
 
 def health(daemon: Daemon) -> tuple[int, int, bool, bool]:

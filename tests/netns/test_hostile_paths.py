@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.daemons import NOBODY, SEED, Daemon, curl
+from harness.daemons import NOBODY, SEED, Daemon, curl, until_pages_answer
 from harness.waiting import eventually
 
 
@@ -85,6 +85,8 @@ def test_f127_idle_clients_of_the_control_socket_hold_up_nobody(daemon: Daemon) 
                 count += str(descriptor.readlink()).startswith("socket:")
         return count
 
+    # The last that it opens.
+    until_pages_answer(daemon)
     before = threads(), sockets()
     with ExitStack() as stack:
         for number in range(500):

@@ -244,7 +244,7 @@ def test_the_kernel_tells_of_beginnings_and_ends_alone(daemon: Daemon, family: F
     _, by_engine = changes("own")
     begun, by_kernel = changes("even")
     # An estimate: of the messages that nobody reads one in some dozens is counted.
-    assert by_engine >= 400
+    assert by_engine > 200
     # The cache hears of all changes: it enters a flow once both ends have talked.
     assert (by_kernel <= 100) == (daemon.datapath is DatapathKind.FIRST_PACKET)
     assert begun >= 200
@@ -381,14 +381,14 @@ def test_a_service_says_who_chooses(daemon: Daemon) -> None:
 
 @contextmanager
 def flood(cluster: Cluster, family: Family, to: str) -> Iterator[None]:
-    """First datagrams for twenty seconds at most, by two threads: each is a flow of its own for the
+    """First datagrams for two minutes at most, by two threads: each is a flow of its own for the
     engine, until the ports begin anew.
     """
     is_over = threading.Event()
 
     def send(source: str) -> None:
         domain = socket.AF_INET6 if family == Family.IPV6 else socket.AF_INET
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         with inside(
             cluster.client.path,
             lambda: socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_UDP),
@@ -420,6 +420,7 @@ def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
 ) -> None:
     ports = " ".join(map(str, OWN_PORTS))
     daemon.cluster.client.write("/proc/sys/net/ipv4/ip_local_port_range", ports)
+    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
     start(daemon, "auto", patched(tmp_path, SOON_BUSY_AND_CALM))
     assert chosen(daemon) == 0
     to = address(family, "even")
@@ -435,11 +436,11 @@ def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
 
     with ExitStack() as stack:
         with flood(daemon.cluster, family, to):
-            eventually(lambda: handed() == 1, 20)
+            eventually(lambda: handed() == 1)
             assert chosen(daemon) == 1
             assert f"default/even{family}:udp: the kernel chooses from now on" in daemon.log
             before = queued(daemon)
-            eventually(lambda: len(daemon.get("flows")) > 0)
+            eventually(lambda: daemon.get("stats")["entries"] > 0)
             assert queued(daemon) - before < 5000, "what still waited"
             clients = stack.enter_context(opened())
             answers = clients.asked()

@@ -143,6 +143,7 @@ def test_what_lost_events_said_is_made_good(
 ) -> None:
     """Nobody asks for a list before that, which would look at the kernel's flows by itself."""
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
+    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
     daemon.start(environment=patched(tmp_path, SMALL_BUFFERS))
     cluster, events = daemon.cluster, tmp_path / "events"
     pod = (NAMES["a"][family], 9953)

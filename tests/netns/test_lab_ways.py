@@ -132,7 +132,7 @@ def test_cached_flows_that_have_settled_pass_the_stack_by(network: Network, fami
     usable(way)
     traffic = network.traffic
     with way.serve(network, objects(1, families=(family,))) as served:
-        to, settle = served.address(family), served.settling_seconds
+        to, settle = served.address(family), served.settling_seconds + 2
         work: list[Callable[[float], object]] = [
             lambda seconds: traffic.ping(to, count=500, wait=10, settle=seconds),
             lambda seconds: traffic.bulk(to, megabytes=60, settle=seconds),

@@ -55,15 +55,20 @@ def test_a_slow_pod_gets_a_small_share(
             connect(own, family)
             return all(flows(own, family, measured=True))
 
+        def is_spared() -> bool:
+            before = flows(own, family)
+            for _ in range(CONNECTIONS):
+                connect(own, family)
+            slow, fast = (
+                after - former for after, former in zip(flows(own, family), before, strict=True)
+            )
+            assert slow + fast == CONNECTIONS
+            # Of two alike each has a half.
+            return slow <= CONNECTIONS / 6
+
         eventually(is_measured)
-        before = flows(own, family)
-        for _ in range(CONNECTIONS):
-            connect(own, family)
-        slow, fast = (
-            after - former for after, former in zip(flows(own, family), before, strict=True)
-        )
-        assert slow + fast == CONNECTIONS
-        assert slow <= CONNECTIONS / 4, "of two alike each has a half"
+        # To a busy machine the other one may be slow for a while.
+        assert any(is_spared() for _ in range(3))
 
 
 def test_strategies_follow_each_other_while_it_runs(daemon: Daemon) -> None:

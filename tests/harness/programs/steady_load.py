@@ -18,7 +18,6 @@ class Counters:
 
     new: int = 0
     failed: list[str] = field(default_factory=list)
-    slowest_new: float = 0.0
     rounds: int = 0
     broken: list[str] = field(default_factory=list)
     slowest_round: float = 0.0
@@ -53,7 +52,6 @@ class Load:
     def come_and_go(self) -> None:
         """Ask once by each of many connections."""
         while not self.over.is_set():
-            start = time.monotonic()
             try:
                 with socket.create_connection(self.end, timeout=20) as connection:
                     ask(connection, b"new")
@@ -61,8 +59,6 @@ class Load:
             except (OSError, EOFError, ValueError) as error:
                 self.counters.failed.append(repr(error))
                 time.sleep(0.05)
-            duration = time.monotonic() - start
-            self.counters.slowest_new = max(self.counters.slowest_new, duration)
             time.sleep(0.002)
 
     def tell(self) -> None:
