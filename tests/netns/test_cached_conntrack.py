@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import traffic
-from harness.cached import PROTOCOLS, cached_daemon, forge, talk
+from harness.cached import PROTOCOLS, Talk, cached_daemon, forge, talk
 from harness.clients import FAMILIES
 from harness.daemons import Daemon
 from harness.tracked import set_timeout, tracked
@@ -43,14 +43,17 @@ def test_an_idle_connection_is_kept_although_conntrack_missed_its_acknowledgemen
 ) -> None:
     cluster = daemon.cluster
     set_timeout(cluster, "tcp_timeout_unacknowledged", 8)
-    with talk(daemon, family, "tcp") as own:
-        own.await_cache()
+    with ExitStack() as stack:
 
-        def is_taken_for_unacknowledged() -> bool:
+        def taken_for_unacknowledged() -> Talk | None:
+            # The last packet that conntrack has seen is an answer, or the acknowledgement of one.
+            own = stack.enter_context(talk(daemon, family, "tcp"))
+            own.await_cache()
             own.ask()
-            return tracked(cluster, own).timeout <= 8
+            return own if tracked(cluster, own).timeout <= 8 else None
 
-        eventually(is_taken_for_unacknowledged)
+        own = eventually(taken_for_unacknowledged, 90)
+        assert own is not None
         resync(daemon)
         kept = tracked(cluster, own)
         assert kept.timeout > 80_000

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +45,9 @@ class Node:
 
     def answers(self) -> set[str]:
         """Who answers, to both protocols of both families; the empty name for nobody."""
-        return {ask(self.daemon.cluster, family, kind) for family in Family for kind in KINDS}
+        asked = [(self.daemon.cluster, family, kind) for family in Family for kind in KINDS]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            return set(pool.map(lambda words: ask(*words), asked))
 
     def serves(self, *pods: str) -> None:
         """Waits until these pods answer, and no other."""
