@@ -10,7 +10,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -60,7 +60,8 @@ def in_processes(
     with Roll() as roll:
         with joblib.parallel_config(backend="loky", n_jobs=count):
             parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1)
-        outcomes = _outcomes(parallel, jobs_of(cells, classes, folder, roll.path))
+        jobs = jobs_of(cells, classes, folder, roll.path)
+        outcomes = _outcomes(parallel, jobs, _interrupts_blocked())
         try:
             yield from collect(outcomes, cells, folder)
         except BrokenProcessPool as error:
@@ -89,7 +90,7 @@ def in_dask(address: str, cells: Sequence[Cell], folder: Path, classes: Classes)
     with client, _failures(f"Dask at {address}", cells), settings:
         # No cell waits at a worker: Dask would count the worker's death against it too.
         parallel = joblib.Parallel(return_as=AS_THEY_END, batch_size=1, pre_dispatch="n_jobs")
-        outcomes = _outcomes(parallel, jobs_of(cells, classes, None))
+        outcomes = _outcomes(parallel, jobs_of(cells, classes, None), nullcontext())
         yield from collect(outcomes, cells, folder)
 
 
@@ -113,12 +114,15 @@ def in_ray(address: str, cells: Sequence[Cell], folder: Path, classes: Classes) 
 
 
 def _outcomes(
-    parallel: Callable[..., Generator[Outcome]], jobs: Iterable[Job]
+    parallel: Callable[..., Generator[Outcome]],
+    jobs: Iterable[Job],
+    start: AbstractContextManager[None],
 ) -> Iterator[Outcome]:
+    """As they end. Whatever joblib starts begins within `start`."""
     import joblib
 
     with ExitStack() as stack:
-        with _interrupts_blocked():
+        with start:
             outcomes = parallel(joblib.delayed(job)() for job in jobs)
             stack.callback(_end, outcomes)
         yield from outcomes
