@@ -25,6 +25,7 @@ from harness.daemons import (
     patched,
     pid,
     serves,
+    until_pages_answer,
 )
 from harness.programs import CONNECTION_FLOOD, FAILING_QUEUE, HANGING_QUEUE
 from harness.waiting import eventually
@@ -59,7 +60,8 @@ def test_f127_a_stranger_opens_thousands_of_connections(daemon: Daemon, greeting
 
 def test_f128_descriptors_run_out_and_are_there_again(daemon: Daemon) -> None:
     daemon.start()
-    eventually(lambda: is_up(daemon), 30)
+    # The last that it opens.
+    until_pages_answer(daemon)
     before = resource.prlimit(pid(daemon), resource.RLIMIT_NOFILE)
     # Some may be of conversations that are just ending.
     in_use = counted(daemon, "fd") - 4
@@ -82,17 +84,11 @@ def test_f128_descriptors_run_out_and_are_there_again(daemon: Daemon) -> None:
     assert daemon.end() < 5
 
 
-def is_up(daemon: Daemon) -> bool:
-    """Whether all threads have begun, those of the pages last. One that finds no memory when it
-    begins hangs the thread that starts it (CPython, `Thread.start`).
-    """
-    page = "http://127.0.0.1:10249/metrics"
-    return daemon.cluster.node.call(*HTTP_STATUS, page) == "200"
-
-
 def test_f128_memory_runs_out_and_is_there_again(daemon: Daemon) -> None:
     daemon.start()
-    eventually(lambda: is_up(daemon), 30)
+    # The last of its threads. One that finds no memory when it begins hangs the thread that starts
+    # it (CPython, `Thread.start`).
+    until_pages_answer(daemon)
     before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
     [size] = re.findall(r"VmSize:\s+(\d+) kB", Path(f"/proc/{pid(daemon)}/status").read_text())
     resource.prlimit(pid(daemon), resource.RLIMIT_AS, (int(size) << 10, before[1]))
@@ -240,7 +236,9 @@ def test_f128_who_asks_while_memory_is_short_is_answered_when_it_is_not(
 ) -> None:
     """A thread that starts may find no memory to begin with; nobody may wait for it."""
     daemon.start()
-    eventually(lambda: is_up(daemon), 30)
+    # The last of its threads. One that finds no memory when it begins hangs the thread that starts
+    # it (CPython, `Thread.start`).
+    until_pages_answer(daemon)
     before = resource.prlimit(pid(daemon), resource.RLIMIT_AS)
     for _ in range(3):
         daemon.get("status")
