@@ -27,6 +27,7 @@ from harness.clients import (
 )
 from harness.daemons import Daemon
 from harness.stage import add_ipv6
+from harness.tracked import set_timeout
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.model import end_parts
@@ -85,7 +86,7 @@ def test_f64_f121_udp_flows_survive_whatever_becomes_of_the_daemon(
 ) -> None:
     daemon = made(datapath)
     # Nothing is to end by itself meanwhile.
-    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
+    set_timeout(daemon.cluster, "udp_timeout", 600)
     daemon.write("dns.yaml", service(family) + endpoints(family, "a", "b"))
     daemon.start()
     with Clients(daemon.cluster, family, FLOWS) as clients:

@@ -25,6 +25,7 @@ from harness.daemons import Daemon
 from harness.programs import NAMED_POD, SHORT_SERVER, UDP_ECHO
 from harness.stage import OFFLOADING, OFFLOADING_DATAPATHS, add_ipv6, served, stage
 from harness.stage import VIPS as STAGED
+from harness.tracked import set_timeout
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
@@ -97,7 +98,7 @@ def test_f125_flows_of_strangers_are_left_alone(daemon: Daemon, family: Family) 
     on_node = endpoints(family, "a", name="host").replace(pod, NODE[family])
     daemon.write("dns.yaml", ported + endpoints(family, "a"))
     daemon.write("host.yaml", host + on_node)
-    node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
+    set_timeout(daemon.cluster, "udp_timeout", 600)
     daemon.start()
     with ExitStack() as stack:
         strangers: list[tuple[Clients, str]] = []

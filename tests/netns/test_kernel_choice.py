@@ -25,6 +25,7 @@ from harness.daemons import Daemon, patched
 from harness.flow_events import EVENTS, KINDS, steps, watch
 from harness.programs import PEER_TELLER, SOON_BUSY_AND_CALM
 from harness.stage import OFFLOADING, add_ipv6, served
+from harness.tracked import set_timeout
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.model import end_parts, join_address
@@ -420,7 +421,7 @@ def test_a_service_whose_connections_fill_the_queue_goes_to_the_kernel_and_back(
 ) -> None:
     ports = " ".join(map(str, OWN_PORTS))
     daemon.cluster.client.write("/proc/sys/net/ipv4/ip_local_port_range", ports)
-    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
+    set_timeout(daemon.cluster, "udp_timeout", 600)
     start(daemon, "auto", patched(tmp_path, SOON_BUSY_AND_CALM))
     assert chosen(daemon) == 0
     to = address(family, "even")

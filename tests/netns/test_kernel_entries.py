@@ -18,6 +18,7 @@ from harness.daemons import Daemon, patched
 from harness.flow_events import EVENTS, KINDS, port_of, steps, watch
 from harness.programs import SMALL_BUFFERS
 from harness.stage import OFFLOADING, add_ipv6
+from harness.tracked import set_timeout
 from harness.waiting import eventually
 from kbe_nat.family import Family
 from kbe_nat.model import end_parts
@@ -143,7 +144,7 @@ def test_what_lost_events_said_is_made_good(
 ) -> None:
     """Nobody asks for a list before that, which would look at the kernel's flows by itself."""
     daemon.write("dns.yaml", service(family) + endpoints(family, "a"))
-    daemon.cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
+    set_timeout(daemon.cluster, "udp_timeout", 600)
     daemon.start(environment=patched(tmp_path, SMALL_BUFFERS))
     cluster, events = daemon.cluster, tmp_path / "events"
     pod = (NAMES["a"][family], 9953)

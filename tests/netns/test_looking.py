@@ -11,6 +11,7 @@ import pytest
 from harness.clients import Clients, endpoints, named, service
 from harness.daemons import COMMAND, Daemon
 from harness.stage import OFFLOADING, add_ipv6
+from harness.tracked import set_timeout
 from kbe_nat.family import Family
 from kbe_nat.playground.cluster import Cluster
 
@@ -42,7 +43,7 @@ def listed(cluster: Cluster) -> list[str]:
 def test_f120_who_looks_leaves_every_flow_where_it_is(daemon: Daemon) -> None:
     cluster, folder = daemon.cluster, daemon.folder
     # Nothing is to end by itself meanwhile.
-    cluster.node.write("/proc/sys/net/netfilter/nf_conntrack_udp_timeout", "600")
+    set_timeout(cluster, "udp_timeout", 600)
     daemon.start()
     with (
         Clients(cluster, Family.IPV4, FLOWS) as four,
