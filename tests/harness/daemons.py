@@ -169,7 +169,7 @@ class Daemon:
 
 
 def curl(cluster: Cluster, url: str = f"{VIP}/info") -> str:
-    return cluster.client.call("curl", "-sS", "--max-time", "10", url)
+    return cluster.client.call("curl", "-sS", "--max-time", "5", url)
 
 
 def kernel_rules(cluster: Cluster) -> str:

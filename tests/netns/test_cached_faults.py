@@ -61,26 +61,31 @@ def test_a_pod_that_changes_its_link_address_voids_nobody_elses_flow(
     node, pod = daemon.cluster.node, daemon.cluster.pods[0]
     with talk(daemon, family, "udp", (other, PORT)) as bystander:
         bystander.await_cache()
-        before = counters(daemon)
-        for turn in range(FLAPS):
-            address = f"02:00:00:00:99:{turn:02x}"
-            pod.call("ip", "link", "set", "eth0", "address", address)
-            # As its answer to a question would; a pod may also tell it unasked.
-            place = ("to", NAMES["a"][family], "lladdr", address, "dev", "docker0")
-            node.call("ip", "neigh", "replace", *place, "nud", "reachable")
-            # What was on its way before the daemon heard of it may be lost.
-            eventually(lambda: not flapping.is_silent(0.5))
-            for _ in range(20):
-                assert bystander.ask() == "b"
-        after = counters(daemon)
-        assert after["cache-generations"] == before["cache-generations"]
-        # Where the kernel has counted other work as the search's, the whole device is void.
-        assert after["cache-device-voids"] - before["cache-device-voids"] <= 2
-        # Directions that have had no packet since the Service came.
-        assert after["cache-void"] - before["cache-void"] <= 4
-        assert after["cache-neighbour-voids"] - before["cache-neighbour-voids"] >= FLAPS // 2
-        assert after["cache-hits"] - before["cache-hits"] >= FLAPS * 20
-        flapping.await_cache()
+
+        def voids_of_devices(series: int) -> int:
+            """While the pod flaps."""
+            before = counters(daemon)
+            for turn in range(FLAPS):
+                address = f"02:00:00:00:{series:02x}:{turn:02x}"
+                pod.call("ip", "link", "set", "eth0", "address", address)
+                # As its answer to a question would; a pod may also tell it unasked.
+                place = ("to", NAMES["a"][family], "lladdr", address, "dev", "docker0")
+                node.call("ip", "neigh", "replace", *place, "nud", "reachable")
+                # What was on its way before the daemon heard of it may be lost.
+                eventually(lambda: not flapping.is_silent(0.5))
+                for _ in range(20):
+                    assert bystander.ask() == "b"
+            after = counters(daemon)
+            assert after["cache-generations"] == before["cache-generations"]
+            # Directions that have had no packet since the Service came.
+            assert after["cache-void"] - before["cache-void"] <= 4
+            assert after["cache-neighbour-voids"] - before["cache-neighbour-voids"] >= FLAPS // 2
+            assert after["cache-hits"] - before["cache-hits"] >= FLAPS * 20
+            flapping.await_cache()
+            return after["cache-device-voids"] - before["cache-device-voids"]
+
+        # Interrupts that the kernel has counted as a search's make that a long one: not each time.
+        assert any(voids_of_devices(series) == 0 for series in (0x99, 0x98, 0x97))
 
 
 def test_a_neighbour_that_no_flow_uses_is_no_doubt(daemon: Daemon, cached: Begin) -> None:

@@ -323,7 +323,7 @@ def test_once_a_lease_a_packet_renews_entry_and_connection(flow: Datagrams) -> N
     renewed, hits = stage.counter("renewed") - before[0], stage.counter("hits") - before[1]
     # Of both directions. Busy machines are late.
     assert 4 <= renewed <= 8
-    assert hits > 5 * renewed
+    assert hits > 20 * renewed
 
 
 def is_over(flow: Datagrams) -> bool:

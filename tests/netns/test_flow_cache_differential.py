@@ -225,4 +225,4 @@ def test_f141_the_cache_sends_what_the_kernel_sends(family: Family) -> None:
             received += sum(map(len, theirs))
         assert received == sent
         # Some teach the cache anew each lease how long packets may be, and one renews the entry.
-        assert cached.router.counter("hits") > 0.5 * sent
+        assert cached.router.counter("hits") > 0.75 * sent
